@@ -285,6 +285,23 @@ class Space:
         """Values at x (d or more unit-cube coordinates) in plain Python."""
         return {name: axis.decode(x[i]) for i, (name, axis) in enumerate(self.axes.items())}
 
+    def decode_many(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Values at x [n, >=d] as columns of n; as `decode`, for whole traces."""
+        columns = {}
+        for i, (name, axis) in enumerate(self.axes.items()):
+            u = np.clip(np.asarray(x[:, i], np.float64), 0.0, 1.0)
+            low, high = axis.edges
+            value = low + u * (high - low)
+            if isinstance(axis, Choice):
+                index = np.clip(np.floor(u * axis.levels), 0, axis.levels - 1).astype(np.int64)
+                columns[name] = np.array(axis.values)[index]
+            elif isinstance(axis, Int):
+                value = np.floor((np.exp(value) if axis.log else value) + 0.5)
+                columns[name] = np.clip(value, axis.low, axis.high).astype(np.int64)
+            else:
+                columns[name] = np.clip(np.exp(value) if axis.log else value, axis.low, axis.high)
+        return columns
+
     def encode(self, config: Mapping[str, Any]) -> np.ndarray:
         """Unit-cube point f32[padded d] of a configuration; an absent axis takes its default.
 
