@@ -1,0 +1,201 @@
+"""The loop that both drivers share: who tells, who asks, what is charged, what the trace says.
+
+A `Player` holds the strategies of all lanes (one lane a seed), a `Trainer` trains their slices; `drive`
+knows neither how. `bench.simulate` gives it compiled programs over blocks of lanes, `bench.loop` host code
+of one lane; so the two agree job for job by construction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from bench.cluster import Cluster
+from bench.protocols import NONE, Feedback, Job, budget_epochs, lacking
+from bench.space import Space
+
+FINISHED, GIVEN_UP = "finished", "given up"
+
+
+class Run(NamedTuple):
+    """What a cell's block leaves: its trace, seconds spent compiling and running, and the tracebacks of
+    jobs that raised, as (seed, job, text)."""
+
+    trace: pd.DataFrame
+    compile_s: float
+    run_s: float
+    errors: list
+
+
+class NotApplicable(ValueError):
+    """The strategy needs what the objective does not offer."""
+
+
+class Player(Protocol):
+    """Strategies of all lanes. `recommends` says whether `turn` returns recommended trials."""
+
+    def turn(
+        self, go: np.ndarray, tell: Job, feedback: Feedback, granted: np.ndarray
+    ) -> tuple[Job, np.ndarray]:
+        """Tells each lane its job (NONE: nothing), then asks it; only lanes of `go` bool[lanes] count.
+        Returns (jobs, recommended trials i32[lanes])."""
+        ...
+
+    def stage(self, granted: np.ndarray) -> np.ndarray:
+        """i64[lanes]: lanes of different stages cannot take a turn together."""
+        ...
+
+
+class Trainer(Protocol):
+    """Trains slices for all lanes; results are kept at [lane, worker]."""
+
+    ready: np.ndarray  # bool[lanes, workers]
+    loss: np.ndarray  # f64[lanes, workers]
+    true_loss: np.ndarray
+    failed: np.ndarray  # bool[lanes, workers]: the program raised
+
+    def submit(self, cluster: Cluster, lanes: np.ndarray, workers: np.ndarray) -> np.ndarray:
+        """Starts the jobs that the cluster holds there; returns their cost f64, simulated seconds."""
+        ...
+
+    def step(self) -> None:
+        """Works until at least one more result is ready."""
+        ...
+
+    def commit(self, cluster: Cluster, lanes: np.ndarray, workers: np.ndarray) -> None:
+        """These jobs' checkpoints count from now on."""
+        ...
+
+
+def drive(
+    cluster: Cluster,
+    player: Player,
+    trainer: Trainer,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs every lane to its end; returns the trace as columns, unsorted, with `lane` and `x`."""
+    rows: dict[str, list] = {}
+    last_true = np.full((cluster.lanes, cluster.num_trials), np.nan)
+    everyone = np.arange(cluster.lanes)
+    while True:
+        tells, worker, asks = cluster.plan(trainer.ready)
+        acts = tells | asks
+        if not acts.any():
+            if not cluster.busy.any():
+                break
+            trainer.step()
+            continue
+        stages = player.stage(cluster.granted)
+        if (stages[acts] != stages[acts][0]).any():
+            acts &= stages == stages[acts].min()
+            tells, asks = tells & acts, asks & acts
+        at = everyone, worker
+        tell = Job(
+            np.where(tells, cluster.trial[at], NONE).astype(np.int32),
+            cluster.source[at],
+            cluster.x[at],
+            cluster.until[at],
+        )
+        feedback = Feedback(trainer.loss[at], cluster.cost[at])
+        lanes = np.flatnonzero(tells)
+        done = lanes, worker[lanes]
+        if len(lanes):
+            record = {
+                "lane": lanes, "job": cluster.job[done], "trial": cluster.trial[done],
+                "source": cluster.source[done], "start": cluster.start[done], "until": cluster.until[done],
+                "loss": trainer.loss[done], "true_loss": trainer.true_loss[done], "cost": cluster.cost[done],
+                "worker": worker[lanes], "started": cluster.started[done], "finished": cluster.finish[done],
+                "failed": trainer.failed[done], "x": cluster.x[done],
+            }  # fmt: skip
+            last_true[lanes, record["trial"]] = record["true_loss"]
+            trainer.commit(cluster, *done)
+            cluster.release(*done)
+        job, recommended = player.turn(acts, tell, feedback, cluster.granted)
+        if len(lanes):
+            chosen = recommended[lanes]
+            value = last_true[lanes, np.clip(chosen, 0, cluster.num_trials - 1)]
+            record["recommended_true_loss"] = np.where(chosen == NONE, np.nan, value)
+            for name, column in record.items():
+                rows.setdefault(name, []).append(column)
+        started = cluster.grant(asks, job)
+        if len(started[0]):
+            cluster.run(*started, trainer.submit(cluster, *started))
+        if progress is not None:
+            progress(float(cluster.spent.mean()) / max(cluster.epochs, 1))
+    return {name: np.concatenate(columns) for name, columns in rows.items()}
+
+
+def seed_keys(seed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A seed's keys for the strategy's init, its asks, and the objective."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), seed), 3)
+    return keys[0], keys[1], keys[2]
+
+
+def instance_key(index: jax.Array) -> jax.Array:
+    """The key with which instance `index` is drawn: independent of every seed's."""
+    return jax.random.fold_in(jax.random.key(1, impl="threefry2x32"), index)
+
+
+def instances_of(seeds: Sequence[int], first_instance: int = 1000, seeds_per_instance: int = 1) -> np.ndarray:
+    """The instance i64[seeds] that each seed gets."""
+    return first_instance + np.asarray(seeds, np.int64) // seeds_per_instance
+
+
+def turn_lane(strategy, stage, cube, ask_key, state, tell, feedback, granted):
+    """One lane's turn: at most one tell, then one ask; `stage` below 0: the strategy has no stages."""
+    strategy = dataclasses.replace(strategy, cube=cube)
+    state = strategy.tell(state, tell, feedback)
+    recommended = strategy.recommend(state).trial if hasattr(strategy, "recommend") else jnp.int32(NONE)
+    key = jax.random.fold_in(ask_key, granted)
+    job, state = strategy.ask(key, state) if stage < 0 else strategy.ask(key, state, stage=stage)
+    return job, recommended, state
+
+
+def frame(columns: dict[str, np.ndarray], space: Space, seeds, instances, budget) -> pd.DataFrame:
+    """The trace as the store keeps it: one row a granted job, by seed and job."""
+    columns = dict(columns)
+    if not columns:
+        raise ValueError(f"a budget of {budget:g} full trainings does not pay for a single job")
+    x, lane, failed = columns.pop("x"), columns.pop("lane"), columns.pop("failed")
+    data = {
+        "seed": np.asarray(seeds, np.int64)[lane],
+        "instance": np.asarray(instances, np.int64)[lane],
+        "budget": np.full(len(lane), float(budget)),
+        **columns,
+        "status": np.where(failed, GIVEN_UP, FINISHED),
+        **{f"hp_{name}": values for name, values in space.decode_many(x).items()},
+    }
+    order = [
+        "seed", "instance", "budget", "job", "trial", "source", "start", "until", "loss", "true_loss",
+        "recommended_true_loss", "cost", "worker", "started", "finished", "status",
+    ]  # fmt: skip
+    order += [name for name in data if name.startswith("hp_")]
+    rows = np.lexsort((data["job"], data["seed"]))
+    return pd.DataFrame({name: data[name][rows] for name in order})
+
+
+def applicable(strategy, objective) -> None:
+    """Raises NotApplicable, with the reason, where the strategy needs more than the objective offers."""
+    missing = lacking(strategy.needs, objective.offers, objective.max_epoch)
+    if missing:
+        raise NotApplicable(f"needs {', '.join(missing)}, which the objective does not offer")
+
+
+def make_cluster(strategy, objective, lanes: int, workers: int, budget: float) -> Cluster:
+    """The cluster for a strategy's run; raises ValueError where the budget is below one epoch."""
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    epochs = budget_epochs(budget, objective.max_epoch)
+    if epochs < 1:
+        raise ValueError(f"a budget of {budget:g} full trainings is less than one epoch")
+    cube = objective.space.cube()
+    return Cluster(
+        lanes, workers, strategy.num_trials, cube.width, epochs, objective.max_epoch, np.asarray(cube.change),
+        "copy" in strategy.needs,
+    )  # fmt: skip

@@ -1,0 +1,202 @@
+"""What is known of an objective's instances before any comparison: optimum and random's quantiles.
+
+A reference never comes from the comparison that it judges. It is stored beside the objective
+(`reference/NAME.parquet`, remade by `nearopt reference objective=NAME`) for the instances that reports use
+first; what is missing is computed the same way and kept with the results.
+
+An objective says its optimum by `reference(instance)` where a formula knows it, by
+`make_reference(instance, key)` where a search has to find it (traced, one instance), or, where instances
+are alike and training is dear, hands over a whole table by `make_reference_table()`. An objective without
+any of them gets the best of the random configurations, and `how` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from bench.drive import instance_key
+from bench.protocols import Reference
+
+# Shares of random configurations at which the quantiles of their true loss are kept: fine where targets lie.
+LEVELS: tuple[float, ...] = (*np.geomspace(1e-4, 0.1, 31).tolist(), *np.linspace(0.15, 1.0, 18).tolist())
+FIRST, STORED = 1000, 64  # the instances that are shipped
+SAMPLES = 2**16  # random configurations an instance; an objective may set `reference_samples`
+CHUNK = 2048
+
+
+def settings_of(objective: Any) -> dict[str, Any]:
+    """The settings that decide an objective's reference, as JSON values."""
+    if not dataclasses.is_dataclass(objective):
+        return {"name": objective.name}
+    fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
+    return json.loads(json.dumps(fields, default=str))
+
+
+def stored_path(objective: Any) -> Path:
+    """Where an objective's reference is stored: beside the module that defines it."""
+    module = sys.modules[type(objective).__module__]
+    suffix = "json" if hasattr(objective, "make_reference_table") else "parquet"
+    return Path(str(module.__file__)).parent / "reference" / f"{objective.name}.{suffix}"
+
+
+def quantiles(losses: np.ndarray) -> np.ndarray:
+    """Order statistics f64[..., levels] of losses [..., n] at LEVELS; not finite counts as worst (inf)."""
+    ordered = np.sort(np.where(np.isfinite(losses), losses, np.inf), axis=-1)
+    n = ordered.shape[-1]
+    rank = np.clip(np.ceil(np.array(LEVELS) * n - 1e-9).astype(int) - 1, 0, n - 1)
+    return ordered[..., rank]
+
+
+def _true_loss(objective, instance, key, x):
+    """True loss of a constant configuration x, trained to max_epoch from fresh weights."""
+    hp = objective.space.decode_array(x)
+    checkpoint = objective.init(instance, key)
+    end = jnp.int32(objective.max_epoch)
+    return objective.train(instance, key, checkpoint, hp, jnp.int32(0), end)[2].astype(jnp.float64)
+
+
+def _random_losses(objective, index, chunk, size: int):
+    instance = objective.draw(instance_key(index))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(2, impl="threefry2x32"), index), chunk)
+    x = jax.random.uniform(key, (size, objective.space.dimension), jnp.float32)
+    keys = jax.random.split(key, size)
+    return jax.vmap(lambda k, u: _true_loss(objective, instance, k, u))(keys, x)
+
+
+def _optimum(objective, index):
+    instance = objective.draw(instance_key(index))
+    key = jax.random.fold_in(jax.random.key(3, impl="threefry2x32"), index)
+    found = (
+        objective.make_reference(instance, key)
+        if hasattr(objective, "make_reference")
+        else objective.reference(instance)
+    )
+    return Reference(*(jnp.asarray(v, jnp.float64) for v in found))
+
+
+def compute(objective: Any, instances: Sequence[int]) -> pd.DataFrame:
+    """The reference of these instances, computed now: one row each."""
+    samples = int(getattr(objective, "reference_samples", SAMPLES))
+    size = min(CHUNK, samples)
+    indices = np.asarray(instances, np.uint32)
+    with jax.enable_x64(True):
+        block = jax.jit(jax.vmap(lambda i, c: _random_losses(objective, i, c, size), in_axes=(0, None)))
+        known = hasattr(objective, "make_reference") or hasattr(objective, "reference")
+        optimum = jax.jit(jax.vmap(lambda i: _optimum(objective, i)))
+        rows = []
+        for first in range(0, len(indices), 16):
+            part = indices[first : first + 16]
+            padded = np.concatenate([part, np.repeat(part[-1:], 16 - len(part))])
+            losses = [np.asarray(block(padded, np.uint32(c))) for c in range(-(-samples // size))]
+            losses = np.concatenate(losses, 1)[: len(part)]
+            if known:
+                static, dynamic = (np.asarray(v)[: len(part)] for v in optimum(padded))
+            else:
+                static = np.where(np.isfinite(losses), losses, np.inf).min(1)
+                dynamic = np.full(len(part), np.nan)
+            columns = {
+                "instance": part.astype(np.int64),
+                "optimum_static": static,
+                "optimum_dynamic": dynamic,
+            }
+            columns |= {f"q_{i}": q for i, q in enumerate(quantiles(losses).T)}
+            rows.append(pd.DataFrame(columns))
+    table = pd.concat(rows, ignore_index=True)
+    source = "the objective's own search" if hasattr(objective, "make_reference") else "formula"
+    source = source if known else "best of the random configurations"
+    table.attrs = {
+        "how": f"optimum: {source}; quantiles: {samples} random configurations an instance, at max_epoch",
+        "settings": settings_of(objective),
+    }
+    return table
+
+
+def _load(objective: Any) -> pd.DataFrame | None:
+    """The stored table, where it was made for these settings."""
+    path = stored_path(objective)
+    if not path.exists():
+        return None
+    if path.suffix == "json" or hasattr(objective, "make_reference_table"):
+        stored = json.loads(path.read_text())
+        if stored["settings"] != settings_of(objective):
+            return None
+        row = {"optimum_static": stored["optimum_static"], "optimum_dynamic": stored["optimum_dynamic"]}
+        row |= {f"q_{i}": np.inf if q is None else q for i, q in enumerate(stored["quantiles"])}
+        table = pd.DataFrame([row]).astype(float)
+        table.attrs = {"how": stored["how"], "settings": stored["settings"]}
+        return table
+    table = pd.read_parquet(path)
+    return table if table.attrs.get("settings") == settings_of(objective) else None
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    table.to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def make(objective: Any) -> Path:
+    """Remakes an objective's stored reference and returns its path."""
+    path = stored_path(objective)
+    if hasattr(objective, "make_reference_table"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(objective.make_reference_table(), indent=1) + "\n")
+        os.replace(temporary, path)
+    else:
+        write_table(compute(objective, range(FIRST, FIRST + STORED)), path)
+    return path
+
+
+def reference_table(objective: Any, instances: Sequence[int], cache: Path | None = None) -> pd.DataFrame:
+    """References of these instances, one row each: instance, optimum_static, optimum_dynamic, q_0 .. at
+    LEVELS; `attrs["how"]` says how they were found. Looks into the stored table, then into `cache`, computes
+    the rest and leaves all of it in `cache`."""
+    wanted = pd.Index(np.unique(np.asarray(instances, np.int64)), name="instance")
+    stored = _load(objective)
+    if stored is not None and "instance" not in stored:  # one row for every instance
+        table = stored.loc[np.zeros(len(wanted), int)].reset_index(drop=True)
+        table.insert(0, "instance", wanted.to_numpy())
+        table.attrs = stored.attrs
+        parts, how = [table], stored.attrs["how"]
+    else:
+        if hasattr(objective, "make_reference_table"):
+            raise ValueError(
+                f"{objective.name} has no stored reference for these settings: "
+                f"run `nearopt reference objective={objective.name}` first"
+            )
+        parts, how = [], None
+        known = [stored]
+        if cache is not None and cache.exists():
+            try:
+                known.append(pd.read_parquet(cache))
+            except (OSError, ValueError):
+                pass  # unreadable: computed again
+        left = wanted
+        for part in known:
+            if part is not None and part.attrs.get("settings") == settings_of(objective):
+                parts.append(part[part["instance"].isin(left)])
+                left = left.difference(part["instance"])
+                how = how or part.attrs.get("how")
+        if len(left):
+            parts.append(compute(objective, left.to_numpy()))
+            how = how or parts[-1].attrs["how"]
+    table = pd.concat([p.astype({"instance": np.int64}) for p in parts]).sort_values("instance")
+    table = table.reset_index(drop=True)
+    table.attrs = {"how": how, "settings": settings_of(objective)}
+    if cache is not None:
+        write_table(table, cache)
+    return table

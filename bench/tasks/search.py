@@ -1,0 +1,164 @@
+"""The stored search behind a real task's reference: its optimum and the spread of random configurations.
+
+The best constant configuration is chosen on one half of many fresh seeds and splits and valued on the other
+half, so that the luck of the choice does not make the optimum look lower than it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.protocols import Objective
+from bench.reference import LEVELS
+
+ROOT_SEED = 20_240_607  # apart from every experiment's seeds by construction: folded into another root
+
+
+def load(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored table of a task; ValueError, naming the command, if none is stored for these settings."""
+    file = resources.files("bench.tasks").joinpath("reference", f"{name}.json")
+    remake = f"make it with: nearopt reference objective={name}"
+    if not file.is_file():
+        raise ValueError(f"no reference is stored for {name}; {remake}")
+    table = json.loads(file.read_text())
+    for setting, value in settings.items():
+        if table["settings"].get(setting) != value:
+            stored = table["settings"].get(setting)
+            raise ValueError(f"the stored reference of {name} has {setting}={stored}, got {value}; {remake}")
+    return table
+
+
+def _compile(objective: Objective, lanes: int, chunk: int) -> Callable:
+    def begin(key):
+        split_key, trial_key = jax.random.split(key)
+        instance = objective.draw(split_key)
+        return instance, trial_key, objective.init(instance, trial_key)
+
+    def advance(state, x, start):
+        instance, key, checkpoint = state
+        hp = objective.space.decode_array(x)
+        until = jnp.minimum(start + chunk, objective.max_epoch).astype(jnp.int32)
+        checkpoint, loss, true_loss = objective.train(instance, key, checkpoint, hp, start, until)
+        return (instance, key, checkpoint), loss, true_loss
+
+    begin_all = jax.jit(jax.vmap(begin))
+    advance_all = jax.jit(jax.vmap(advance, in_axes=(0, 0, None)))
+
+    def run(x: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Validation and test losses f64[rows, stops] of x f32[rows, d], each row with a seed and split of
+        its own, at every `chunk` epochs and at the last."""
+        told, true = [], []
+        root = jax.random.key(ROOT_SEED, impl="threefry2x32")
+        for first in range(0, len(x), lanes):
+            rows = np.minimum(np.arange(first, first + lanes), len(x) - 1)
+            keys = jax.vmap(lambda seed: jax.random.fold_in(root, seed))(jnp.asarray(seeds[rows], jnp.uint32))
+            state, curve = begin_all(keys), []
+            for start in range(0, objective.max_epoch, chunk):
+                state, loss, true_loss = advance_all(state, jnp.asarray(x[rows]), jnp.int32(start))
+                curve.append((np.asarray(loss), np.asarray(true_loss)))
+            fresh = min(lanes, len(x) - first)
+            told.append(np.stack([loss for loss, _ in curve], 1)[:fresh])
+            true.append(np.stack([true_loss for _, true_loss in curve], 1)[:fresh])
+        return np.concatenate(told), np.concatenate(true)
+
+    return run
+
+
+def _seeds() -> Iterator[Any]:
+    """Seeds that were never given out before: `take(n)`."""
+    return iter(range(2**32))
+
+
+def make_table(
+    objective: Objective,
+    settings: Mapping[str, Any],
+    random: int = 4096,
+    survivors: int = 64,
+    repeats: int = 8,
+    rounds: int = 3,
+    finalists: int = 16,
+    final_repeats: int = 64,
+) -> dict[str, Any]:
+    """Samples and searches; the result is what `load` reads.
+
+    `random` configurations with one seed and split each give the quantiles of the test loss at max_epoch
+    (diverged: worst). The `survivors` best of them by validation, then in each of `rounds` as many
+    perturbations of the best so far, are trained with `repeats` fresh seeds and splits and ranked by their
+    mean of lowest validation losses along the curve. The best `finalists` are retrained with `final_repeats`
+    fresh seeds and splits: configuration and epoch are chosen by the mean test loss on one half and valued on
+    the other.
+    """
+    switch = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    with switch(True):
+        return _make_table(
+            objective, settings, random, survivors, repeats, rounds, finalists, final_repeats
+        )
+
+
+def _make_table(objective, settings, random, survivors, repeats, rounds, finalists, final_repeats):
+    cube = objective.space.cube()
+    lanes, chunk = getattr(objective, "pool", 64), getattr(objective, "chunk", objective.max_epoch)
+    run = _compile(objective, lanes, chunk)
+    draw = np.random.default_rng(ROOT_SEED)
+    given = 0
+
+    def score(points, copies):
+        nonlocal given
+        x = np.repeat(points, copies, axis=0)
+        told, true = run(x, given + np.arange(len(x)))
+        given += len(x)
+        return told.reshape(len(points), copies, -1), true.reshape(len(points), copies, -1)
+
+    def fix(x):
+        return np.asarray(cube.fix(jnp.asarray(x, jnp.float32)))
+
+    points = fix(draw.random((random, cube.width)))
+    told, true = score(points, 1)
+    ends = np.where(np.isfinite(true[:, 0, -1]), true[:, 0, -1], np.inf)
+    quantiles = np.quantile(ends, LEVELS, method="inverted_cdf")
+
+    def worth(told):
+        """A configuration's mean validation loss at its best common epoch; not finite is worst."""
+        return np.where(np.isfinite(told), told, np.inf).mean(axis=1).min(axis=1)
+
+    pool = points[np.argsort(worth(told), kind="stable")[:survivors]]
+    value = worth(score(pool, repeats)[0])
+    for number in range(rounds):
+        parents = pool[np.argsort(value, kind="stable")[:finalists]][draw.integers(0, finalists, survivors)]
+        step = 0.1 * 0.6**number
+        children = fix(parents + step * draw.standard_normal(parents.shape))
+        pool = np.concatenate([pool, children])
+        value = np.concatenate([value, worth(score(children, repeats)[0])])
+
+    best = pool[np.argsort(value, kind="stable")[:finalists]]
+    _, true = score(best, final_repeats)
+    half = final_repeats // 2
+    chosen = np.unravel_index(true[:, :half].mean(axis=1).argmin(), true[:, 0].shape)
+    judged = true[chosen[0], half:, chosen[1]]
+    epoch = min((int(chosen[1]) + 1) * chunk, objective.max_epoch)
+    config = objective.space.decode(best[chosen[0]])
+    shown = ", ".join(f"{name}={v:.3g}" for name, v in config.items())
+    how = (
+        f"quantiles: test cross-entropy at epoch {objective.max_epoch} of {random} uniform random configurations, "
+        f"each with its own seed and split, diverged = worst. optimum_static: the best {survivors} of these by "
+        f"validation and {rounds} rounds of {survivors} perturbations of the best {finalists} so far, {repeats} "
+        f"fresh seeds and splits each; the best {finalists} retrained with {final_repeats} fresh seeds and splits; "
+        f"configuration and epoch chosen by mean test cross-entropy on {half}, valued on the other {half}: "
+        f"{shown}, epoch {epoch}; standard error {judged.std(ddof=1) / np.sqrt(len(judged)):.4f}, standard "
+        f"deviation over seeds and splits {judged.std(ddof=1):.4f}. {given} trainings."
+    )
+    return {
+        "how": how,
+        "settings": dict(settings),
+        "optimum_static": float(judged.mean()),
+        "optimum_dynamic": None,
+        "levels": [float(level) for level in LEVELS],
+        "quantiles": [float(q) for q in quantiles],
+    }

@@ -1,0 +1,127 @@
+"""The rules, over everything that conf/ lists, and over strategies and objectives made to break them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from bench.contract import Probe, check_objective, check_strategy
+from bench.protocols import NONE, Job
+from bench.space import Cube
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def listed(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def load(group: str, name: str) -> Any:
+    return instantiate(OmegaConf.load(CONF / group / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("name", listed("strategy"))
+def test_every_listed_strategy_keeps_the_rules(name):
+    assert check_strategy(load("strategy", name)) == []
+
+
+@pytest.mark.parametrize("name", listed("objective"))
+def test_every_listed_objective_keeps_the_rules(name):
+    assert check_objective(load("objective", name)) == []
+
+
+def rules(violations) -> str:
+    return " | ".join(map(str, violations))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One trial after the other, with one fault."""
+
+    fault: str
+    cube: Cube = None  # type: ignore[assignment]
+    max_epoch: int = 1
+    budget: float = 1.0
+    anytime = True
+    needs = frozenset({"stop", "resume"})
+
+    @property
+    def num_trials(self):
+        return int(self.budget)
+
+    def init(self, key):
+        return jnp.int32(0), jnp.float64(0.0)
+
+    def ask(self, key, state):
+        n, total = state
+        over = n >= self.num_trials
+        x = self.cube.fix(jnp.full((self.cube.width,), 0.3, jnp.float32))
+        trial = jnp.where(over, NONE, n).astype(jnp.int32)
+        until = jnp.int32(self.max_epoch)
+        source = jnp.int32(NONE)
+        count = jnp.where(over, n, n + 1).astype(jnp.int32)
+        if self.fault == "outside":
+            x = x + 1.0
+        if self.fault == "too far":
+            until = until + 1
+        if self.fault == "no such source":
+            source = jnp.where(n == 1, 3, NONE).astype(jnp.int32)
+        if self.fault == "wait moves":
+            count = n + 1
+        if self.fault == "dtype":
+            count = count.astype(jnp.float32)
+        if self.fault == "planned":
+            x = jnp.where(self.cube.mask, x * self.budget / 100.0, x)
+        return Job(trial, source, x, until), (count, total)
+
+    def tell(self, state, job, feedback):
+        n, total = state
+        if self.fault == "none counts":
+            return n, total + 1.0
+        return state
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("outside", "x leaves the unit cube"),
+        ("too far", "until exceeds max_epoch"),
+        ("no such source", "job 1"),
+        ("wait moves", "an ask that waits"),
+        ("dtype", "shapes and dtypes never change"),
+        ("planned", "anytime"),
+        ("none counts", "tell of trial NONE"),
+    ],
+)
+def test_a_broken_strategy_is_found_with_its_job(fault, words):
+    def factory(**settings):
+        return Broken(fault, **settings)
+
+    assert words in rules(check_strategy(factory))
+
+
+def test_a_sound_strategy_of_the_same_make_passes():
+    def factory(**settings):
+        return Broken("none", **settings)
+
+    assert check_strategy(factory) == []
+
+
+@dataclass(frozen=True)
+class Resumes(Probe):
+    """A probe whose weights depend on where the slice started."""
+
+    def train(self, instance, key, checkpoint, hp, start, until):
+        theta, loss, true_loss = super().train(instance, key, checkpoint, hp, start, until)
+        return theta + 0.01 * start, loss + 0.01 * start, true_loss
+
+
+def test_an_objective_that_resumes_differently_is_found():
+    assert "train(0->r)" in rules(check_objective(Resumes()))
+    assert check_objective(Probe()) == []
