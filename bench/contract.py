@@ -6,6 +6,7 @@ Each check yields `Violation`s; none means that the rule was kept on a small pro
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -98,7 +99,7 @@ class TwoSlices:
 
     @property
     def num_trials(self):
-        return max(1, int(self.budget))
+        return max(1, math.ceil(self.budget))
 
     def init(self, key):
         return jnp.int32(0), self.cube.start(key, self.num_trials)

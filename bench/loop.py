@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 import shutil
 import tempfile
@@ -269,9 +270,8 @@ _train_compiled = jax.jit(_train_lane, static_argnums=0)
 
 
 def host_factory(factory: Function[..., Any]) -> bool:
-    """Whether a factory makes a `HostStrategy` (it takes a seed), not a JAX strategy."""
-    cls = factory.func if isinstance(factory, functools.partial) else factory
-    return not hasattr(cls, "init")
+    """Whether a factory makes a `HostStrategy`: it takes a `seed`, since its randomness is its own."""
+    return "seed" in inspect.signature(factory).parameters
 
 
 def run(

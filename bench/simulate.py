@@ -9,6 +9,7 @@ each objective). Neither knows the other, the clock, or the number of workers. T
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from bench.drive import (
 from bench.protocols import NONE, Feedback, Job
 
 BLOCK = 64  # lanes of one program: the last bits of batched linear algebra depend on how many there are
+WIDE = (BLOCK, 4 * BLOCK, 16 * BLOCK)  # for programs that are elementwise over lanes, which says `lanes`
 
 
 def _turn_block(strategy, stage, select, cube, ask_keys, state, go, tell, feedback, granted):
@@ -110,8 +112,9 @@ class Stopwatch:
         return out
 
 
-def _blocks(n: int) -> list[slice]:
-    return [slice(i, i + BLOCK) for i in range(0, n, BLOCK)]
+def block_width(lanes: int, limit: int) -> int:
+    """Lanes of a block: the narrowest of WIDE that holds them all, at most `limit`, at least BLOCK."""
+    return max(BLOCK, min([w for w in WIDE if w >= lanes] + [WIDE[-1], limit]))
 
 
 def _pad(a: np.ndarray, n: int) -> np.ndarray:
@@ -127,8 +130,9 @@ class CompiledPlayer:
         self.strategy = dataclasses.replace(strategy, cube=None)
         self.lanes, self.select, self.watch, self.cube = len(seeds), select, watch, cube
         self.staged = hasattr(strategy, "stage")
-        padded = _pad(seeds, -(-len(seeds) // BLOCK) * BLOCK)
-        self.blocks = _blocks(len(padded))
+        self.width = width = block_width(len(seeds), int(getattr(strategy, "lanes", BLOCK)))
+        padded = _pad(seeds, -(-len(seeds) // width) * width)
+        self.blocks = [slice(i, i + width) for i in range(0, len(padded), width)]
         keys = [watch(_keys, padded[b].astype(np.uint32)) for b in self.blocks]
         self.ask_keys = [k[1] for k in keys]
         self.states = [watch(_init_block, self.strategy, cube, k[0]) for k in keys]
@@ -148,7 +152,7 @@ class CompiledPlayer:
                 continue
 
             def block(a, dtype, b=b):
-                return _pad(np.asarray(a[b], dtype), BLOCK)
+                return _pad(np.asarray(a[b], dtype), self.width)
 
             told = Job(
                 *(block(a, t) for a, t in zip(tell, (np.int32, np.int32, np.float32, np.int32), strict=True))
@@ -159,15 +163,18 @@ class CompiledPlayer:
                 block(go, np.bool_), told, back, block(granted, np.uint32),
             )  # fmt: skip
             out.append((*job, recommended))
-        width = self.cube.width
-        empty = (np.full(BLOCK, NONE, np.int32),) * 2 + (np.full((BLOCK, width), 0.5, np.float32),)
-        empty = (*empty, np.zeros(BLOCK, np.int32), np.full(BLOCK, NONE, np.int32))
-        host = [empty if o is None else jax.device_get(o) for o in out]
-        columns = [
-            np.concatenate(c)[: self.lanes] if len(host) > 1 else c[0][: self.lanes]
-            for c in zip(*host, strict=True)
-        ]
-        return Job(*columns[:4]), columns[4]
+        columns = [self._idle if o is None else [np.asarray(a) for a in o] for o in out]
+        trial, source, x, until, recommended = (
+            (np.concatenate(c) if len(c) > 1 else c[0])[: self.lanes] for c in zip(*columns, strict=True)
+        )
+        return Job(trial, source, x, until), recommended
+
+    @functools.cached_property
+    def _idle(self) -> list[np.ndarray]:
+        """What a block of lanes returns that takes no turn."""
+        none = np.full(self.width, NONE, np.int32)
+        x = np.full((self.width, self.cube.kind.shape[-1]), 0.5, np.float32)
+        return [none, none, x, np.zeros(self.width, np.int32), none]
 
 
 class CompiledTrainer:
@@ -186,14 +193,15 @@ class CompiledTrainer:
         self.keep, self.rows = keep, (num_trials if keep else 0) + workers
         self.base = num_trials if keep else 0
         self.row = np.tile(np.arange(self.rows, dtype=np.int32), (lanes, 1))
-        size = BLOCK if lanes > BLOCK else -(-lanes // 8) * 8
+        size = min(block_width(lanes, max(self.pool, BLOCK)), -(-lanes // 8) * 8)
+        self.pool = min(self.pool, block_width(lanes, max(self.pool, BLOCK)))
         padded = _pad(seeds, -(-lanes // size) * size)
         indices = _pad(instances, len(padded))
         self.size = size
         self.keys, self.instances, self.stores = [], [], []
         for i in range(0, len(padded), size):
             block = slice(i, i + size)
-            self.keys.append(watch(_keys, _pad(padded[block], BLOCK).astype(np.uint32))[2][:size])
+            self.keys.append(watch(_keys, padded[block].astype(np.uint32))[2])
             self.instances.append(watch(_draw_block, objective, indices[block].astype(np.uint32)))
             self.stores.append(self._table(self.instances[-1], self.keys[-1]))
         shape = (lanes, workers)
@@ -251,7 +259,7 @@ class CompiledTrainer:
         self.stores[b], loss, true_loss, cost = self.watch(
             _train_program, self.objective, self.stores[b], self.instances[b], self.keys[b], e
         )
-        loss, true_loss, cost = jax.device_get((loss, true_loss, cost))
+        loss, true_loss, cost = (np.asarray(a) for a in (loss, true_loss, cost))
         done = stop >= entries["until"]
         at = entries["lane"][done], entries["worker"][done]
         self.loss[at], self.true_loss[at] = loss[:n][done], true_loss[:n][done]

@@ -84,7 +84,8 @@ class DigitsMLP:
     @property
     def batches(self) -> tuple[int, ...]:
         """The batch sizes, ascending: entry i is micro_batch * 2**i."""
-        return tuple(self.micro_batch << i for i in range(int(math.log2(LARGEST_BATCH // self.micro_batch)) + 1))
+        doublings = int(math.log2(LARGEST_BATCH // self.micro_batch))
+        return tuple(self.micro_batch << i for i in range(doublings + 1))
 
     @property
     def space(self) -> Space:
@@ -143,17 +144,22 @@ class DigitsMLP:
         return Data(*(jnp.asarray(part) for part in load_digits()))
 
     def train(
-        self, instance: Split, key: jax.Array, checkpoint: training.Checkpoint, hp: Mapping, start: Any, until: Any
+        self,
+        instance: Split,
+        key: jax.Array,
+        checkpoint: training.Checkpoint,
+        hp: Mapping,
+        start: Any,
+        until: Any,
     ) -> tuple[training.Checkpoint, jax.Array, jax.Array]:
         """Trains from epoch `start` to `until`; losses are infinite once training has diverged."""
         data, setup = self._data(), self._setup(hp)
-        inputs, labels = data.inputs[instance.training], data.labels[instance.training]
+        examples = Data(data.inputs[instance.training], data.labels[instance.training])
         key = jax.random.split(key)[1]
+        sizes = (self.max_epoch, self.micro_batch, self.width)
 
         def epoch(number, state):
-            return training.train_epoch(
-                batch_loss, key, state, inputs, labels, setup, number, self.max_epoch, self.micro_batch, self.width
-            )
+            return training.train_epoch(batch_loss, key, state, *examples, setup, number, *sizes)
 
         checkpoint = jax.lax.fori_loop(jnp.int32(start), jnp.int32(until), epoch, checkpoint)
         return checkpoint, *self.evaluate(instance, checkpoint)[:2]

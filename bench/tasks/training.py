@@ -68,7 +68,7 @@ def shuffle(key: jax.Array, n: int) -> jax.Array:
         coin = mix(jnp.maximum(x, partner) ^ word[1]) >> 31
         return jnp.where(coin == 1, partner, x), None
 
-    x, _ = jax.lax.scan(swap, jnp.arange(n, dtype=jnp.uint32), words.T, unroll=True)
+    x, _ = jax.lax.scan(swap, jnp.arange(n, dtype=jnp.uint32), words.T)
     return x.astype(jnp.int32)
 
 
@@ -168,7 +168,8 @@ def train_epoch(
     carry = (checkpoint.params, checkpoint.moments, zero)
     (params, moments, _), _ = jax.lax.scan(step, carry, (jnp.arange(steps, dtype=jnp.int32), batches))
     sound = ~checkpoint.diverged & finite((params, moments))
-    return _choose(sound, Checkpoint(params, moments, checkpoint.diverged), checkpoint)._replace(diverged=~sound)
+    kept = _choose(sound, (params, moments), (checkpoint.params, checkpoint.moments))
+    return Checkpoint(*kept, ~sound)
 
 
 def range_test(
@@ -201,9 +202,7 @@ def range_test(
             mask = dropout_mask(jax.random.fold_in(mask_key, count), (micro_batch, units), setup.dropout)
             batch = (inputs[rows], labels[rows], mask)
             last = index + 1 == setup.steps
-            params, moments, total, value = micro_step(
-                loss, params, moments, total, batch, last, rate, setup
-            )
+            params, moments, total, value = micro_step(loss, params, moments, total, batch, last, rate, setup)
             return params, moments, total, mean + value / setup.steps.astype(jnp.float32)
 
         inner = (params, moments, zero, jnp.zeros((), jnp.float32))

@@ -1,0 +1,519 @@
+"""The referee: what a run's trace is worth. Incumbents, regret, targets, trials-to-near-optimal.
+
+Everything derives from traces and stored references, so no number here depends on who else took part.
+Definitions are this project's own; see `target`, `incumbents` and `score`. Budgets are counted in full
+trainings (epochs charged / max_epoch), losses and regret are float64.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as parquet
+
+from bench.protocols import budget_epochs
+from bench.reference import LEVELS
+from bench.stats import bootstrap_mean, budget_needed, median_lifetime, restricted_mean
+
+NEAR = "near-optimal"
+SHARES = (0.1, 0.01, 0.001)  # targets of the aggregates: the best 10 %, 1 %, .1 % of random configurations
+TARGETS = (NEAR, *(f"p={p:g}" for p in SHARES))
+GAP, MOST = 0.05, 0.02  # near-optimal: 5 % of the gap, or the best 2 % where more are that good
+SUMMARY = [
+    "objective", "label", "status", "budget", "target", "p", "runs", "failed", "reached", "budget_needed",
+    "budget_needed_low", "budget_needed_high", "trials_median", "ci_low", "ci_high", "trials_restricted_mean",
+    "regret_mean", "regret_ci_low", "regret_ci_high", "epochs_spent",
+]  # fmt: skip
+COLUMNS = [
+    "seed", "instance", "job", "start", "until", "loss", "true_loss", "recommended_true_loss", "worker",
+    "started", "finished", "status",
+]  # fmt: skip
+Trace = dict[str, np.ndarray]
+
+
+class Cell(NamedTuple):
+    """One cell as found on disk: its folder's names, `cell.json`, and a trace (columns by name) for each
+    planned budget that has one. An anytime strategy has its largest only."""
+
+    objective: str
+    label: str
+    info: dict[str, Any]
+    traces: dict[float, Trace]
+
+    @property
+    def status(self) -> str:
+        return self.info.get("status", "failed")
+
+    @property
+    def strategy(self) -> str:
+        return str(self.info.get("strategy") or self.label.split(",")[0])
+
+
+class Results(NamedTuple):
+    """A results folder as it was read; `warnings` says in one line each what could not be used."""
+
+    path: Path
+    experiment: dict[str, Any]
+    cells: list[Cell]
+    references: dict[str, pd.DataFrame]
+    warnings: list[str]
+
+
+class Runs(NamedTuple):
+    """The runs planned for one budget, one row a run, jobs in the order in which they finished.
+
+    seeds, instance i64[runs] · count i64[runs], jobs · spent i64[runs, jobs], epochs charged when that
+    job's result came in · loss (told, inf: not finite or not finished), true_loss f64[runs, jobs] · until
+    i64[runs, jobs] · total i64[runs], epochs charged in all · recommended f64[runs], true loss of what the
+    strategy recommends in the end, nan where it does not · failed bool[runs], a job's program raised.
+    Columns past `count` repeat the last spent and have an infinite loss.
+    """
+
+    seeds: np.ndarray
+    instance: np.ndarray
+    count: np.ndarray
+    spent: np.ndarray
+    loss: np.ndarray
+    true_loss: np.ndarray
+    until: np.ndarray
+    total: np.ndarray
+    recommended: np.ndarray
+    failed: np.ndarray
+
+
+class Score(NamedTuple):
+    """The runs planned for one budget, scored.
+
+    runs · true f64[runs, jobs], the incumbent's true loss after each job (inf: none yet) · optimum
+    f64[runs] · reached f64[targets, runs], full trainings spent until the target of TARGETS was reached for
+    good, inf where it never was."""
+
+    runs: Runs
+    true: np.ndarray
+    optimum: np.ndarray
+    reached: np.ndarray
+
+    @property
+    def regret(self) -> np.ndarray:
+        """f64[runs]: true loss of the last incumbent above the best constant configuration's."""
+        return self.true[:, -1] - self.optimum
+
+    @property
+    def recommended_regret(self) -> np.ndarray:
+        """f64[runs]: the same of what the strategy recommends in the end, nan where it recommends nothing."""
+        return self.runs.recommended - self.optimum
+
+
+# Reading ------------------------------------------------------------------------------------------------
+
+
+def _json(path: Path, warnings: list[str], root: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        warnings.append(f"{path.relative_to(root)} cannot be read and is left out ({_line(error)})")
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
+def _read_blocks(folder: Path, warnings: list[str], root: Path) -> Trace | None:
+    """The blocks of seeds of one planned budget, joined; None where none can be read."""
+    parts = []
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            table = parquet.ParquetFile(path).read(columns=COLUMNS)
+        except (OSError, ValueError) as error:
+            warnings.append(f"{path.relative_to(root)} cannot be read and is left out ({_line(error)})")
+            continue
+        part = {name: table[name].to_numpy() for name in table.column_names}
+        missing = [name for name in COLUMNS if name not in part and name != "recommended_true_loss"]
+        if missing:
+            warnings.append(f"{path.relative_to(root)} has no column {missing[0]} and is left out")
+            continue
+        part.setdefault("recommended_true_loss", np.full(len(part["seed"]), np.nan))
+        parts.append(part)
+    if not parts:
+        return None
+    trace = {name: np.concatenate([p[name] for p in parts]) for name in COLUMNS}
+    index = np.lexsort((trace["job"], trace["seed"]))
+    twice = np.diff(trace["seed"][index]) == 0
+    twice &= np.diff(trace["job"][index]) == 0
+    if twice.any():
+        warnings.append(f"{folder.relative_to(root)}: {twice.sum()} jobs are there twice and count once")
+        index = index[np.concatenate([[True], ~twice])]
+    return {name: column[index] for name, column in trace.items()}
+
+
+def _budget(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None
+
+
+def load_folder(path: str | Path) -> Results:
+    """Reads results/NAME; whatever is missing, cut short or failed becomes a line of `warnings`.
+
+    Raises FileNotFoundError where there is no such folder or no cell in it."""
+    root = Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no results folder {root}")
+    warnings: list[str] = []
+    stated = root / "experiment.json"
+    experiment = _json(stated, warnings, root) if stated.exists() else {}
+    cells, references = [], {}
+    for file in sorted(root.glob("*/*/cell.json")):
+        info = _json(file, warnings, root)
+        objective, label = file.parent.parent.name, file.parent.name
+        if info is None:
+            info = {"status": "failed", "error": "cell.json cannot be read"}
+        traces: dict[float, Trace] = {}
+        for folder in (file.parent / "trace").glob("*"):
+            budget = _budget(folder.name)
+            trace = None if budget is None else _read_blocks(folder, warnings, root)
+            if budget is not None and trace is not None:
+                traces[budget] = trace
+        cells.append(Cell(objective, label, info, traces))
+        if objective not in references:
+            reference = file.parent.parent / "reference.parquet"
+            try:
+                references[objective] = pd.read_parquet(reference)
+            except (OSError, ValueError) as error:
+                references[objective] = pd.DataFrame()
+                if info.get("status") != "not applicable":
+                    warnings.append(
+                        f"{reference.relative_to(root)} cannot be read: nothing on {objective} can be scored "
+                        f"({_line(error)})"
+                    )
+    for folder in sorted(root.glob("*/*/trace")):
+        if not (folder.parent / "cell.json").exists():
+            warnings.append(f"{folder.parent.relative_to(root)} has traces but no cell.json and is left out")
+    if not cells:
+        raise FileNotFoundError(f"no cell of results in {root}")
+    return Results(root, experiment or {}, cells, references, warnings)
+
+
+# Targets ------------------------------------------------------------------------------------------------
+
+
+def share_below(value: float, quantiles: np.ndarray, levels: np.ndarray | None = None) -> float:
+    """Share of random configurations whose true loss is at most `value`, by interpolation of log p in the
+    table of quantiles f64[levels]; where the table begins above `value`, its first level: an upper bound."""
+    levels = np.asarray(LEVELS if levels is None else levels, np.float64)
+    i = int(np.searchsorted(quantiles, value, side="right")) - 1
+    if i < 0:
+        return float(levels[0])
+    if i + 1 >= len(levels) or not np.isfinite(quantiles[i + 1]):
+        return float(levels[i])
+    part = (value - quantiles[i]) / (quantiles[i + 1] - quantiles[i])
+    return float(levels[i] * (levels[i + 1] / levels[i]) ** part)
+
+
+def quantile(p: float, quantiles: np.ndarray, levels: np.ndarray | None = None) -> float:
+    """The loss that the best share p of random configurations reach; interpolated in log p."""
+    levels = np.asarray(LEVELS if levels is None else levels, np.float64)
+    i = int(np.searchsorted(levels, p * (1 + 1e-9), side="right")) - 1
+    if i < 0:
+        return float(quantiles[0])
+    if i + 1 >= len(levels) or not np.isfinite(quantiles[i + 1]):
+        return float(quantiles[i])
+    part = max(np.log(p / levels[i]) / np.log(levels[i + 1] / levels[i]), 0.0)
+    return float(quantiles[i] + part * (quantiles[i + 1] - quantiles[i]))
+
+
+def target(
+    optimum: float, quantiles: np.ndarray, scale: str, levels: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Near-optimal on one instance: (target, p), the true loss to reach and the share of random
+    configurations that reach it.
+
+    Within 5 % of the gap from the optimum to the median of random configurations, on the objective's scale;
+    where more than 2 % of random configurations are that good, or the gap is not a number (half of them
+    diverge, the optimum is unknown), their best 2 %. Raises ValueError for a scale that does not exist.
+    """
+    if scale not in ("linear", "log"):
+        raise ValueError(f"scale must be linear or log, got {scale!r}")
+    quantiles = np.asarray(quantiles, np.float64)
+    median = quantile(0.5, quantiles, levels)
+    with np.errstate(all="ignore"):
+        if scale == "log" and optimum > 0:
+            value = float(np.exp(np.log(optimum) + GAP * (np.log(median) - np.log(optimum))))
+        elif scale == "log":
+            value = np.nan  # log of an optimum that is not positive
+        else:
+            value = float(optimum + GAP * (median - optimum))
+    if np.isfinite(value):
+        p = share_below(value, quantiles, levels)
+        if p <= MOST:
+            return value, p
+    value = quantile(MOST, quantiles, levels)
+    # Where losses are tied, more than 2 % may share the value that the best 2 % reach.
+    return value, max(MOST, share_below(value, quantiles, levels)) if np.isfinite(value) else 1.0
+
+
+def targets(reference: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """Targets of every instance: index instance; columns optimum, dynamic, median (of random configurations),
+    and for each of TARGETS `TARGET` (true loss) and `p:TARGET`."""
+    rows = []
+    columns = [f"q_{i}" for i in range(len(LEVELS))]
+    table = reference[columns].to_numpy(np.float64) if len(reference) else np.empty((0, len(LEVELS)))
+    table = np.where(np.isnan(table), np.inf, table)
+    for i, quantiles in enumerate(table):
+        record = reference.iloc[i]
+        optimum = float(record["optimum_static"])
+        near, p = target(optimum, quantiles, scale)
+        row = {
+            "instance": int(record["instance"]), "optimum": optimum,
+            "dynamic": float(record["optimum_dynamic"]), "median": quantile(0.5, quantiles),
+            NEAR: near, f"p:{NEAR}": p,
+        }  # fmt: skip
+        for name, share in zip(TARGETS[1:], SHARES, strict=True):
+            row[name] = quantile(share, quantiles)
+            row[f"p:{name}"] = share
+        rows.append(row)
+    names = ["instance", "optimum", "dynamic", "median", *TARGETS, *(f"p:{name}" for name in TARGETS)]
+    return pd.DataFrame(rows, columns=pd.Index(names)).set_index("instance")
+
+
+# Runs ---------------------------------------------------------------------------------------------------
+
+
+def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
+    """A trace as runs, cut to a smaller budget where `epochs` is given.
+
+    The cut is in job order, as the driver charges: the first job that does not fit ends it. Results count in
+    the order of virtual finish, ties by job. `spent` is what the driver had charged when the result came in:
+    with one worker the epochs of all jobs up to this one, with several also those of jobs still running.
+    """
+    seed, job = np.asarray(trace["seed"]), np.asarray(trace["job"])
+    order = np.lexsort((job, seed))
+    seeds, first, jobs = np.unique(seed[order], return_index=True, return_counts=True)
+    charge = (np.asarray(trace["until"]) - np.asarray(trace["start"]))[order].astype(np.int64)
+    cumulated = np.cumsum(charge)
+    cumulated -= np.repeat(cumulated[first] - charge[first], jobs)
+    if epochs is not None:
+        fits = cumulated <= epochs
+        order, charge, cumulated = order[fits], charge[fits], cumulated[fits]
+    row = np.searchsorted(seeds, seed[order])
+    count = np.bincount(row, minlength=len(seeds))
+    width = max(int(count.max(initial=0)), 1)
+    finished = np.asarray(trace["finished"])[order].astype(np.float64)
+    by_finish = np.lexsort((job[order], finished, row))
+    column = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+
+    def matrix(values, fill, dtype):
+        out = np.full((len(seeds), width), fill, dtype)
+        out[row, column] = values[by_finish]
+        return out
+
+    loss = np.asarray(trace["loss"])[order].astype(np.float64)
+    ended = np.asarray(trace["status"])[order]
+    loss = np.where(np.isfinite(loss) & (ended == "finished"), loss, np.inf)
+    true_loss = np.asarray(trace["true_loss"])[order].astype(np.float64)
+    until = np.asarray(trace["until"])[order].astype(np.int64)
+    spent = np.cumsum(matrix(charge, 0, np.int64), axis=1)
+    if len(order) and np.asarray(trace["worker"])[order].max() > 0:
+        started = np.asarray(trace["started"])[order].astype(np.float64)
+        for i in range(len(seeds)):
+            mine = row == i
+            granted = np.concatenate([[0], cumulated[mine]])
+            before = np.searchsorted(started[mine], np.sort(finished[mine]), side="left")
+            n = int(count[i])
+            spent[i, :n] = np.maximum(spent[i, :n], granted[before])
+    recommended = np.full(len(seeds), np.nan)
+    last = np.maximum(count - 1, 0)
+    said = matrix(np.asarray(trace["recommended_true_loss"])[order].astype(np.float64), np.nan, np.float64)
+    recommended[:] = said[np.arange(len(seeds)), last]
+    return Runs(
+        seeds=seeds,
+        instance=np.asarray(trace["instance"])[np.lexsort((job, seed))][first].astype(np.int64),
+        count=count,
+        spent=spent,
+        loss=matrix(loss, np.inf, np.float64),
+        true_loss=matrix(np.where(np.isnan(true_loss), np.inf, true_loss), np.inf, np.float64),
+        until=matrix(until, 0, np.int64),
+        total=spent[:, -1],
+        recommended=recommended,
+        failed=np.bincount(row, weights=ended == "given up", minlength=len(seeds)) > 0,
+    )
+
+
+def incumbents(loss: np.ndarray, until: np.ndarray, fidelity: str) -> np.ndarray:
+    """The incumbent after each result: index i64[runs, jobs] of a column, -1 while there is none.
+
+    fidelity "training": the lowest told loss so far; "proxy": the lowest among the jobs of the highest
+    `until` reached so far by a finite loss. A loss that is not finite is never the incumbent; the earlier
+    of equal losses stays. Raises ValueError for another fidelity.
+    """
+    if fidelity not in ("training", "proxy"):
+        raise ValueError(f"fidelity must be training or proxy, got {fidelity!r}")
+    finite = np.isfinite(loss)
+    loss = np.where(finite, loss, np.inf)
+    epoch = np.where(finite, until, 0) if fidelity == "proxy" else np.zeros_like(until)
+    highest = np.maximum.accumulate(epoch, axis=1)
+    index = np.full(loss.shape, -1, np.int64)
+    column = np.arange(loss.shape[1])
+    for level in np.unique(highest):
+        mine = np.where(epoch == level, loss, np.inf)
+        best = np.minimum.accumulate(mine, axis=1)
+        before = np.concatenate([np.full((len(mine), 1), np.inf), best[:, :-1]], axis=1)
+        at = np.maximum.accumulate(np.where(mine < before, column, -1), axis=1)
+        index = np.where(highest == level, at, index)
+    return index
+
+
+def reached_after(true: np.ndarray, goal: np.ndarray, spent: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """What was spent f64[runs] at the first moment after which the incumbent's true loss f64[runs, jobs]
+    stays within the goal f64[runs] to the end; inf where it does not end within it."""
+    bad = ~(true <= goal[:, None])
+    jobs = true.shape[1]
+    start = np.where(bad.any(1), jobs - bad[:, ::-1].argmax(1), 0)
+    there = (start < jobs) & (count > 0)
+    at = spent[np.arange(len(true)), np.minimum(start, jobs - 1)]
+    return np.where(there, at.astype(np.float64), np.inf)
+
+
+def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int) -> Score:
+    """Scores runs by `goals`, the table of `targets` (every instance must be in it)."""
+    index = incumbents(runs.loss, runs.until, fidelity)
+    true = np.take_along_axis(runs.true_loss, np.maximum(index, 0), axis=1)
+    true = np.where(index >= 0, true, np.inf)
+    mine = goals.loc[runs.instance]
+    reached = [reached_after(true, mine[name].to_numpy(), runs.spent, runs.count) for name in TARGETS]
+    return Score(runs, true, mine["optimum"].to_numpy(np.float64), np.stack(reached) / max_epoch)
+
+
+class Scored(NamedTuple):
+    """A cell, scored at each of its budgets (ascending). Empty where it left no trace that can be scored."""
+
+    cell: Cell
+    max_epoch: int
+    scores: dict[float, Score]
+
+    @property
+    def largest(self) -> float:
+        return max(self.scores)
+
+
+def _select(runs: Runs, keep: np.ndarray) -> Runs:
+    return Runs(*(column[keep] for column in runs))
+
+
+def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], list[str]]:
+    """Scores every cell: (cells, targets of each objective, warnings beyond those of reading)."""
+    warnings: list[str] = []
+    goals: dict[str, pd.DataFrame] = {}
+    out = []
+    for cell in results.cells:
+        info, name = cell.info, f"{cell.objective}/{cell.label}"
+        scale, fidelity = info.get("scale") or "linear", info.get("fidelity") or "training"
+        max_epoch = int(info.get("max_epoch") or 1)
+        if cell.objective not in goals and cell.traces:
+            reference = results.references.get(cell.objective, pd.DataFrame())
+            goals[cell.objective] = targets(reference, scale)
+            if scale == "log" and (goals[cell.objective]["optimum"] <= 0).any():
+                warnings.append(
+                    f"{cell.objective}: an optimum is not positive on a log scale; "
+                    "near-optimal is the best 2 % of random configurations there"
+                )
+        scores: dict[float, Score] = {}
+        planned = [float(b) for b in info.get("budgets") or []] or [
+            float(b) for b in results.experiment.get("budgets") or []
+        ]
+        anytime = bool(info.get("anytime")) and bool(cell.traces)
+        wanted = {**dict.fromkeys(planned), **dict.fromkeys(cell.traces)}
+        top = max(cell.traces, default=0.0)
+        seeds = len(np.unique(cell.traces[top]["seed"])) if cell.traces else 0
+        for budget in sorted(wanted):
+            if anytime and budget <= top:
+                runs = runs_of(cell.traces[top], budget_epochs(budget, max_epoch))
+            elif budget in cell.traces:
+                runs = runs_of(cell.traces[budget])
+            else:
+                if cell.status == "complete":
+                    warnings.append(f"{name}: no runs planned for {budget:g} full trainings")
+                continue
+            known = np.isin(runs.instance, goals[cell.objective].index)
+            if not known.all():
+                warnings.append(
+                    f"{name}: {(~known).sum()} of {len(known)} runs with a budget of "
+                    f"{budget:g} have no stored reference for their instance and are not scored"
+                )
+                runs = _select(runs, known)
+            if len(runs.seeds):
+                scores[budget] = score(runs, goals[cell.objective], fidelity, max_epoch)
+        fewer = [f"{b:g}" for b, s in scores.items() if len(s.runs.seeds) < seeds]
+        if fewer:
+            warnings.append(f"{name}: fewer than {seeds} runs with a budget of {', '.join(fewer)}")
+        if cell.status == "complete" and not scores:
+            warnings.append(f"{name}: complete, but no trace of it can be scored")
+        out.append(Scored(cell, max_epoch, scores))
+    return out, goals, warnings
+
+
+def planned_success(scored: Scored, which: int) -> np.ndarray:
+    """Whether the run of each seed planned for each budget ends within target `which` of TARGETS:
+    f64[seeds, budgets], nan where there is no such run."""
+    seeds = np.unique(np.concatenate([s.runs.seeds for s in scored.scores.values()]))
+    success = np.full((len(seeds), len(scored.scores)), np.nan)
+    for j, s in enumerate(scored.scores.values()):
+        success[np.searchsorted(seeds, s.runs.seeds), j] = np.isfinite(s.reached[which])
+    return success
+
+
+def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The table of summary.csv: one row per objective, label, budget and target; a cell without scored runs
+    has one row with runs 0.
+
+    p is the median over the instances that were run · reached counts the runs that end within the target ·
+    budget_needed is the planned reading, the same in each of a cell's budgets · trials_median and
+    trials_restricted_mean are within a run of that row's budget, so the headline is the largest budget's ·
+    regret_mean in the objective's units · epochs_spent is a run's mean."""
+    rows: list[dict[str, Any]] = []
+    for item in scored:
+        cell = item.cell
+        head = {"objective": cell.objective, "label": cell.label, "status": cell.status}
+        if not item.scores:
+            rows.append({**head, "runs": 0})
+            continue
+        budgets = np.array(list(item.scores))
+        regret = {b: bootstrap_mean(s.regret) for b, s in item.scores.items()}
+        for which, name in enumerate(TARGETS):
+            needed = budget_needed(planned_success(item, which), budgets)
+            for budget, s in item.scores.items():
+                time = s.reached[which]
+                event = np.isfinite(time)
+                lifetime = np.where(event, time, budget)
+                median, low, high = median_lifetime(lifetime, event)
+                mean, mean_low, mean_high = regret[budget]
+                p = goals[cell.objective].loc[np.unique(s.runs.instance), f"p:{name}"]
+                rows.append({
+                    **head, "budget": budget, "target": name, "p": float(p.median()),
+                    "runs": len(time), "failed": int(s.runs.failed.sum()), "reached": int(event.sum()),
+                    "budget_needed": needed[0], "budget_needed_low": needed[1],
+                    "budget_needed_high": needed[2], "trials_median": median, "ci_low": low, "ci_high": high,
+                    "trials_restricted_mean": restricted_mean(lifetime, event, budget),
+                    "regret_mean": mean, "regret_ci_low": mean_low, "regret_ci_high": mean_high,
+                    "epochs_spent": float(s.runs.total.mean()),
+                })  # fmt: skip
+    return pd.DataFrame(rows, columns=pd.Index(SUMMARY))
+
+
+def step_values(s: Score, values: np.ndarray, grid: np.ndarray, max_epoch: int, before: float) -> np.ndarray:
+    """Each run's step function at budgets grid f64[g] (full trainings): values f64[runs, jobs] hold from
+    the moment of their job on, `before` until the first: f64[runs, g]."""
+    out = np.full((len(values), len(grid)), before)
+    at = np.floor(grid * max_epoch + 1e-9)
+    for i, n in enumerate(s.runs.count):
+        index = np.searchsorted(s.runs.spent[i, :n], at, side="right") - 1
+        out[i] = np.where(index >= 0, values[i, np.maximum(index, 0)], before)
+    return out

@@ -1,0 +1,272 @@
+"""Figures from data frames; no statistics here.
+
+Every strategy has one colour everywhere, found from its name alone, so that a figure keeps its colours when
+strategies join or leave. The palette is that of Okabe and Ito (2008), made for colour-blind readers, with
+dark colours of Tol (2021) for the strategies that are not built in; settings of one strategy differ in dash.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ORDER = ("defaults", "grid", "random", "sobol", "gp", "hyperband", "pbt")
+COLOURS = {
+    "defaults": "#7a7a7a", "grid": "#e69f00", "random": "#111111", "sobol": "#56b4e9", "gp": "#0072b2",
+    "hyperband": "#d55e00", "pbt": "#009e73",
+}  # fmt: skip
+OTHERS = ("#cc79a7", "#882255", "#332288", "#999933", "#117733", "#6699cc", "#661100", "#aa4499")
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
+INK, FAINT = "#222222", "#8a8a8a"
+
+
+def _hash(text: str) -> int:
+    return zlib.crc32(text.encode())
+
+
+def colour(label: str) -> str:
+    """A strategy's colour, from its name (what stands before the first comma of a label)."""
+    name = label.split(",")[0]
+    return COLOURS.get(name) or OTHERS[_hash(name) % len(OTHERS)]
+
+
+def dash(label: str) -> Any:
+    """A label's line style: solid for a built-in strategy with its own settings, else by name."""
+    return "-" if label in COLOURS else DASHES[_hash(label) % (len(DASHES) - 1) + 1]
+
+
+def rank(label: str) -> tuple:
+    """Sorts labels: built-in strategies in their fixed order, then the others by name."""
+    name = label.split(",")[0]
+    return (ORDER.index(name) if name in ORDER else len(ORDER), label)
+
+
+def _figure(width: float, height: float, columns: int):
+    # Without pyplot: no global state, no window, and import stays short.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, axis="both", color="#e6e6e6", linewidth=0.6, zorder=0)
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9.5, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.titlesize": 10.5,
+    "axes.titlelocation": "left", "xtick.color": "#555555", "ytick.color": "#555555", "axes.linewidth": 0.7,
+    "svg.fonttype": "none", "axes.titlepad": 9,
+}  # fmt: skip
+
+
+def svg(figure: Any, name: str) -> str:
+    """The figure as an <svg> element for a page: no prologue, no metadata, two decimals, own ids."""
+    import logging
+
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # A font of the list that this machine lacks is no news: the reader's browser picks its own.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = re.sub(r'<g id="[A-Za-z]+\d*_\d+">', "<g>", text)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
+    return re.sub(r"(-?\d+\.\d\d)\d+", r"\1", text)
+
+
+def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
+    from matplotlib.ticker import NullLocator
+
+    right = float(budgets.max())
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(left, right * 1.02)
+    powers = 2.0 ** np.arange(np.ceil(np.log2(left)), np.log2(right) + 1e-9)
+    # Where budgets are few and no powers of two, they are the ticks themselves.
+    ticks = powers if len(powers) > 3 and right in powers else np.union1d(powers[powers < budgets.min()], budgets)
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("budget spent (full trainings)")
+
+
+def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
+    """One step line with its band a label; dots where runs were planned for exactly that budget."""
+    handles = []
+    for label in sorted(curves["label"].unique(), key=rank):
+        part = curves[curves["label"] == label]
+        tint = colour(label)
+        shown = np.isfinite(part["middle"].to_numpy())
+        line = ax.plot(part["budget"], np.where(shown, part["middle"], np.nan), drawstyle="steps-post",
+                       color=tint, linestyle=dash(label), linewidth=1.7, label=label, zorder=3)[0]  # fmt: skip
+        handles.append(line)
+        low, high = part["low"].to_numpy(), part["high"].to_numpy()
+        band = np.isfinite(low) & (high > low)
+        if band.any():
+            top = np.where(np.isfinite(high), high, 1e300)
+            ax.fill_between(part["budget"], low, top, where=band, step="post", color=tint, alpha=0.13,
+                            linewidth=0, zorder=1)  # fmt: skip
+        dots = planned[(planned["label"] == label) & np.isfinite(planned["middle"])]
+        if len(dots):
+            down = np.maximum(dots["middle"] - dots["low"], 0).fillna(0)
+            up = np.where(np.isfinite(dots["high"]), dots["high"] - dots["middle"], 0)
+            ax.errorbar(dots["budget"], dots["middle"], yerr=[down, np.maximum(up, 0)], fmt="o", markersize=4.6,
+                        color=tint, markerfacecolor="white", elinewidth=1, zorder=4)  # fmt: skip
+    return handles
+
+
+def objective_figure(
+    name: str,
+    regret: pd.DataFrame,
+    share: pd.DataFrame,
+    planned_regret: pd.DataFrame,
+    planned_share: pd.DataFrame,
+    *,
+    ratio: bool,
+    goal: float,
+    dynamic: float,
+    max_epoch: int,
+) -> str:
+    """One objective's figure: regret against budget (left), share of runs near-optimal (right).
+
+    The frames have columns label, budget, middle, low, high; `planned_*` hold the runs planned for each
+    budget of strategies that are not anytime. `ratio`: regret is a loss over the static optimum. `goal`: the
+    level of near-optimal, `dynamic`: of the dynamic optimum, nan where there is none."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+    figure, (left, right) = _figure(10.4, 3.75, 2)
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.15, top=0.79, wspace=0.2)
+    budgets = np.unique(np.concatenate([planned_share["budget"], [regret["budget"].max()]]))
+    start = 1.0 if max_epoch == 1 else 0.5
+    handles = _lines(left, regret, planned_regret)
+    _lines(right, share, planned_share)
+    for ax in (left, right):
+        _budget_axis(ax, budgets, min(start, float(budgets.min())))
+
+    shown = regret[regret["budget"] >= min(start, float(budgets.min()))]
+    levels = np.concatenate([shown["middle"], planned_regret["middle"], [goal, dynamic]]).astype(float)
+    levels = levels[np.isfinite(levels)]
+    edges = np.concatenate([levels, shown["low"], shown["high"]])
+    edges = edges[np.isfinite(edges)]
+    positive = levels[levels > 0]
+    decades = np.log10(positive.max() / positive.min()) if len(positive) else 0.0
+    lowest = edges.min(initial=0)
+    if ratio and len(positive):
+        left.set_yscale("log")
+        above = edges[edges > 0]
+        left.set_ylim(above.min() / 1.15, above.max() * 1.15)
+        if above.max() / above.min() < 30:
+            left.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            subs = [1, 2, 5] if above.max() / above.min() > 4 else [1, 1.2, 1.5, 2, 3, 5]
+            from matplotlib.ticker import LogLocator
+
+            left.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+            left.yaxis.set_minor_formatter(NullFormatter())
+    elif lowest >= 0 and decades > 1.3:
+        left.set_yscale("log")
+        above = edges[edges > 0]
+        left.set_ylim(max(above.min(), positive.max() * 1e-8) / 1.3, above.max() * 1.3)
+    elif lowest < 0 and decades > 1.3 and goal > 0:
+        left.set_yscale("symlog", linthresh=goal, linscale=0.6)
+    elif len(edges):
+        room = 0.05 * max(edges.max() - lowest, 1e-12)
+        left.set_ylim(lowest - room * (lowest < 0), edges.max() + room)
+        left.yaxis.set_major_locator(MaxNLocator(6))
+    if np.isfinite(goal):
+        left.axhline(goal, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+        _tag(left, goal, "near-optimal")
+    if np.isfinite(dynamic):
+        left.axhline(dynamic, color="#7b3294", linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
+        _tag(left, dynamic, "best schedule known", "#7b3294")
+    left.set_title("How good is the best found? (lower is better)", color=INK)
+    left.set_ylabel("true loss / best constant configuration's" if ratio else "regret (units of the loss)")
+
+    right.set_ylim(-0.02, 1.03)
+    right.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    right.axhline(0.5, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+    _tag(right, 0.5, "half of the runs")
+    right.set_title("How many runs are near-optimal? (higher is better)", color=INK)
+    figure.legend(handles, [h.get_label() for h in handles], loc="upper left", bbox_to_anchor=(0.068, 1.0),
+                  ncols=min(len(handles), 8), frameon=False, fontsize=9.5, handlelength=2.2,
+                  columnspacing=1.4)  # fmt: skip
+    return svg(figure, name)
+
+
+def _tag(ax: Any, level: float, text: str, tint: str = INK) -> None:
+    ax.annotate(text, (0.0, level), xycoords=("axes fraction", "data"), xytext=(4, 2.5), fontsize=8,
+                textcoords="offset points", color=tint, zorder=5)  # fmt: skip
+
+
+def headline_figure(table: pd.DataFrame) -> str:
+    """Trials-to-near-optimal of every strategy on every objective, as dots with intervals.
+
+    table: one row a cell, columns objective, label, median, low, high (within a run), needed (planned; inf:
+    not reached), limit (largest budget), runs, reached. Objectives keep the order in which they come."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import NullLocator
+
+    objectives = list(dict.fromkeys(table["objective"]))
+    labels = sorted(table["label"].unique(), key=rank)
+    step = 0.8 / max(len(labels), 1)
+    height = max(1.7, 0.32 + len(objectives) * max(0.13 * len(labels) + 0.14, 0.4))
+    figure, (ax,) = _figure(9.4, height + 1.15, 1)
+    figure.subplots_adjust(left=0.2, right=0.97, top=1 - 0.62 / (height + 1.15), bottom=0.53 / (height + 1.15))
+    limit = float(table["limit"].max())
+    edge = limit * 1.5
+    for i, objective in enumerate(objectives):
+        if i % 2 == 0:
+            ax.axhspan(i - 0.5, i + 0.5, color="#f5f5f3", zorder=0, linewidth=0)
+        for record in table[table["objective"] == objective].to_dict("records"):
+            y = i + (labels.index(record["label"]) - (len(labels) - 1) / 2) * step
+            tint, own = colour(record["label"]), record["limit"]
+            if np.isfinite(record["median"]):
+                low = max(record["low"], 0.5) if np.isfinite(record["low"]) else record["median"]
+                high = record["high"] if np.isfinite(record["high"]) else own
+                ax.plot([low, high], [y, y], color=tint, linewidth=1.5, alpha=0.75, zorder=2,
+                        solid_capstyle="butt")  # fmt: skip
+                if not np.isfinite(record["high"]):
+                    ax.plot([own], [y], marker=">", color=tint, markersize=3.5, zorder=2)
+                ax.plot([record["median"]], [y], "o", color=tint, markersize=5.5, zorder=4)
+            else:
+                ax.plot([edge], [y], "x", color=tint, markersize=4.5, markeredgewidth=1.3, zorder=3)
+                if record["reached"]:
+                    ax.annotate(f"{record['reached']} of {record['runs']}", (edge, y), xytext=(6, -2.6),
+                                textcoords="offset points", fontsize=7, color="#555555")  # fmt: skip
+            if np.isfinite(record["needed"]):
+                ax.plot([record["needed"]], [y], "D", color=tint, markerfacecolor="none", markersize=6,
+                        markeredgewidth=1.1, zorder=3)  # fmt: skip
+    ax.set_xscale("log", base=2)
+    low = table[["median", "low"]].replace([np.inf, -np.inf], np.nan).min().min()
+    left = 2.0 ** np.floor(np.log2(max(min(low if np.isfinite(low) else 1, 1), 0.5))) * 0.9
+    ax.set_xlim(left, limit * 2.1)
+    ax.axvline(limit * 1.2, color=FAINT, linewidth=0.8)
+    ticks = [t for t in 2.0 ** np.arange(-1, 12) if left < t <= limit]
+    ax.set_xticks([*ticks, edge], [*(f"{t:g}" for t in ticks), "not\nreached"])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_ylim(len(objectives) - 0.5, -0.5)
+    ax.set_yticks(range(len(objectives)), objectives, fontsize=10)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(False, axis="y")
+    ax.set_xlabel("full trainings until near-optimal (further left is better)")
+    handles = [Line2D([], [], color=colour(v), marker="o", linestyle=dash(v), markersize=5, label=v) for v in labels]
+    handles += [
+        Line2D([], [], color=INK, marker="o", linewidth=1.5, markersize=5, label="within a run, 95 %"),
+        Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="", markersize=5.5,
+               label="budget to plan"),
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.01, 1.0), ncols=min(len(handles), 5 if
+                  len(handles) > 8 else 8), frameon=False, fontsize=9, handlelength=1.8, columnspacing=1.3)  # fmt: skip
+    return svg(figure, "headline")
