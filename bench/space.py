@@ -217,8 +217,10 @@ class Cube(NamedTuple):
     def start(self, key: jax.Array, n: int) -> jax.Array:
         """The shared random start-up design: n uniform points, f32[n, d]; row k depends on (key, k) only,
         so every strategy given the same key starts with the same configurations."""
-        rows = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(key, k), (self.width,), jnp.float32))
-        return self.fix(rows(jnp.arange(n, dtype=jnp.uint32)))
+        # Drawn flat: it compiles in a third of the time, and with JAX's partitionable threefry (its default)
+        # an element depends on the key and its place only, not on n.
+        flat = jax.random.uniform(key, (n * self.width,), jnp.float32)
+        return self.fix(flat.reshape(n, self.width))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+# make run     the default comparison, then its report
+# make test    the tests
+# make check   ruff and pyright
+# Each first makes what it needs: .venv, from requirements.lock. Needed beforehand: Python 3.11 or later.
+# Another Python: make run PYTHON=/path/to/python3
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: run test check lock clean
+
+run: $(INSTALLED)
+	@NEAROPT_COMMAND=$(BIN)/nearopt $(BIN)/nearopt
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+# The build of the editable install needs setuptools, which is in the lock: nothing is fetched that is not.
+$(INSTALLED): requirements.lock pyproject.toml
+	@set -e; \
+	for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python) none; do \
+	  if [ $$python = none ]; then \
+	    echo "nearopt needs Python 3.11 or later, found none; name one: make run PYTHON=/path/to/python3" >&2; \
+	    exit 1; \
+	  fi; \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
+	done; \
+	echo "Making .venv with $$($$python --version): fetching the" \
+	  "$$(grep -c '^[a-z].*==' requirements.lock) packages of requirements.lock, once (JAX is the largest)."; \
+	$$python -m venv .venv; \
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; \
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
+	touch $@
+
+# For who changes the dependencies: needs uv. One lock for all platforms and Pythons.
+lock:
+	echo 'setuptools>=77' | uv pip compile --universal --python-version 3.11 --fork-strategy fewest \
+	  pyproject.toml - --extra dev --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
