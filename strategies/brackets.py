@@ -1,0 +1,83 @@
+"""Rungs and brackets of successive halving, in integers only.
+
+Li et al. 2018, Hyperband, JMLR 18:185, Algorithm 1 and Table 1, which contradict each other; both are here.
+The paper's R is `max_epoch`, its n_i and r_i are a rung's `members` and `until`. Floating-point logarithms
+are avoided: floor(log(243) / log(3)) is 4.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+RULES = ("algorithm1", "table1")
+
+
+class Rung(NamedTuple):
+    """`members` configurations, each trained until epoch `until`."""
+
+    members: int
+    until: int
+
+
+Bracket = tuple[Rung, ...]
+
+
+def check(max_epoch: int, eta: int, min_epoch: int, rule: str) -> None:
+    """Raises ValueError for settings that make no brackets."""
+    if int(eta) != eta or eta < 2:
+        raise ValueError(f"eta must be an integer of at least 2, got {eta}")
+    if int(max_epoch) != max_epoch or max_epoch < 1:
+        raise ValueError(f"max_epoch must be an integer of at least 1, got {max_epoch}")
+    if int(min_epoch) != min_epoch or not 1 <= min_epoch <= max_epoch:
+        raise ValueError(f"min_epoch must be an integer from 1 to max_epoch={max_epoch}, got {min_epoch}")
+    if rule not in RULES:
+        raise ValueError(f"bracket_rule must be {' or '.join(RULES)}, got {rule!r}")
+
+
+def s_max(max_epoch: int, eta: int, min_epoch: int = 1) -> int:
+    """The largest s with min_epoch * eta^s <= max_epoch: promotions in the longest bracket."""
+    s, epochs = 0, min_epoch * eta
+    while epochs <= max_epoch:
+        s, epochs = s + 1, epochs * eta
+    return s
+
+
+def rungs(max_epoch: int, eta: int, s: int) -> tuple[int, ...]:
+    """Epochs floor(max_epoch * eta^(i - s)) for i in 0..s: strictly increasing, the last is max_epoch.
+
+    With s <= s_max(max_epoch, eta, min_epoch) the first is at least min_epoch."""
+    return tuple(max_epoch // eta ** (s - i) for i in range(s + 1))
+
+
+def promoted(members: int, eta: int, rung: int) -> int:
+    """How many of a bracket's first `members` reach its rung number `rung`."""
+    return members // eta**rung
+
+
+def width(largest: int, eta: int, s: int, rule: str = "algorithm1") -> int:
+    """Configurations that bracket s of 0..largest starts with.
+
+    algorithm1: ceil((largest + 1) eta^s / (s + 1)); table1: floor((largest + 1) / (s + 1)) eta^s."""
+    if rule == "algorithm1":
+        return -(-(largest + 1) * eta**s // (s + 1))
+    return (largest + 1) // (s + 1) * eta**s
+
+
+def brackets(
+    max_epoch: int, eta: int = 3, min_epoch: int = 1, rule: str = "algorithm1"
+) -> tuple[Bracket, ...]:
+    """One round of Hyperband: brackets s_max..0, each a tuple of rungs. Raises ValueError (see `check`)."""
+    check(max_epoch, eta, min_epoch, rule)
+    largest = s_max(max_epoch, eta, min_epoch)
+    table = []
+    for s in range(largest, -1, -1):
+        n = width(largest, eta, s, rule)
+        table.append(tuple(Rung(promoted(n, eta, i), r) for i, r in enumerate(rungs(max_epoch, eta, s))))
+    return tuple(table)
+
+
+def epochs(bracket: Bracket, resume: bool = True) -> int:
+    """Epochs that a bracket trains: with resuming a promoted member pays only for those after its last
+    rung."""
+    before = (0, *(rung.until for rung in bracket[:-1])) if resume else (0,) * len(bracket)
+    return sum(rung.members * (rung.until - start) for rung, start in zip(bracket, before, strict=True))
