@@ -49,7 +49,7 @@ def plan(max_epoch: int, epochs: int, population: int, rounds: int, copies: int,
     """The jobs of up to `most` populations in turn, up to the first that does not fit into `epochs`."""
     ends = [(i + 1) * max_epoch // rounds for i in range(rounds)]
     # A round's copies come before its continuations: a source must be read before it trains on.
-    ranks = [*range(population - copies), *range(population - 1, population - 1 - copies, -1)]
+    ranks = [*range(population - 1, population - 1 - copies, -1), *range(population - copies)]
     jobs, losses, spent, trials, copied = [], [], 0, 0, 0
     for first in range(0, most * population, population):
         for i, until in enumerate(ends):
@@ -59,7 +59,7 @@ def plan(max_epoch: int, epochs: int, population: int, rounds: int, copies: int,
                     return _plan(jobs, losses, trials, copied)
                 spent += slice_
                 trials += i == 0
-                copy = i > 0 and j >= population - copies
+                copy = i > 0 and j < copies
                 new, nth = NONE if i else first + j, copied if copy else NONE
                 jobs.append((new, rank, nth, first, until, needed))
                 copied += copy
