@@ -17,7 +17,14 @@ import pyarrow.parquet as parquet
 
 from bench.protocols import budget_epochs
 from bench.reference import LEVELS
-from bench.stats import bootstrap_mean, budget_needed, median_lifetime, restricted_mean
+from bench.stats import (
+    bootstrap_mean,
+    budget_needed,
+    median_interval,
+    median_lifetime,
+    restricted_mean,
+    wilson,
+)
 
 NEAR = "near-optimal"
 SHARES = (0.1, 0.01, 0.001)  # targets of the aggregates: the best 10 %, 1 %, .1 % of random configurations
@@ -420,7 +427,7 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
         if cell.objective not in goals and cell.traces:
             reference = results.references.get(cell.objective, pd.DataFrame())
             goals[cell.objective] = targets(reference, scale)
-            if scale == "log" and (goals[cell.objective]["optimum"] <= 0).any():
+            if scale == "log" and (goals[cell.objective]["optimum"].to_numpy() <= 0).any():
                 warnings.append(
                     f"{cell.objective}: an optimum is not positive on a log scale; "
                     "near-optimal is the best 2 % of random configurations there"
@@ -517,3 +524,47 @@ def step_values(s: Score, values: np.ndarray, grid: np.ndarray, max_epoch: int, 
         index = np.searchsorted(s.runs.spent[i, :n], at, side="right") - 1
         out[i] = np.where(index >= 0, values[i, np.maximum(index, 0)], before)
     return out
+
+
+class Curves(NamedTuple):
+    """What a figure of one objective shows, as frames with columns label, budget, middle, low, high: medians
+    of regret with their interval and shares of near-optimal runs with Wilson's, within runs of the largest
+    budget, and (`planned_*`) at the end of the runs planned for each budget where that differs."""
+
+    regret: pd.DataFrame
+    share: pd.DataFrame
+    planned_regret: pd.DataFrame
+    planned_share: pd.DataFrame
+
+
+def curves(items: list[Scored], ratio: bool, points: int = 90) -> Curves:
+    """Curves of the scored cells of one objective; `ratio`: loss over the static optimum, not minus it."""
+    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in Curves._fields}
+
+    def add(name, label, budget, middle, low, high):
+        columns = {"budget": budget, "middle": middle, "low": low, "high": high}
+        frames[name].append(pd.DataFrame({"label": label, **columns}))
+
+    for item in items:
+        label, top = item.cell.label, item.largest
+        s = item.scores[top]
+        grid = np.geomspace(0.25, top, points) if item.max_epoch > 1 else np.arange(1, top + 0.5)
+        grid = np.union1d(np.ceil(grid * item.max_epoch - 1e-9) / item.max_epoch, [*item.scores, top])
+        grid = grid[grid <= top]
+
+        def values(s: Score) -> np.ndarray:
+            optimum = s.optimum[:, None]
+            return s.true / optimum if ratio else s.true - optimum
+
+        steps = step_values(s, values(s), grid, item.max_epoch, np.inf)
+        add("regret", label, grid, *median_interval(steps))
+        near = (s.reached[0][:, None] <= grid + 1e-9).sum(0)
+        add("share", label, grid, near / len(s.reached[0]), *wilson(near, len(s.reached[0])))
+        if not item.cell.info.get("anytime"):
+            for budget, s in item.scores.items():
+                near, n = int(np.isfinite(s.reached[0]).sum()), len(s.reached[0])
+                add("planned_share", label, [budget], near / n, *wilson(near, n))
+                add("planned_regret", label, [budget], *median_interval(values(s)[:, -1]))
+    empty = pd.DataFrame({"label": pd.Series(dtype=str), **{c: pd.Series(dtype=float) for c in
+                          ("budget", "middle", "low", "high")}})  # fmt: skip
+    return Curves(*(pd.concat(v, ignore_index=True) if v else empty for v in frames.values()))

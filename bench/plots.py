@@ -17,9 +17,14 @@ import pandas as pd
 
 ORDER = ("defaults", "grid", "random", "sobol", "gp", "hyperband", "pbt")
 COLOURS = {
-    "defaults": "#7a7a7a", "grid": "#e69f00", "random": "#111111", "sobol": "#56b4e9", "gp": "#0072b2",
-    "hyperband": "#d55e00", "pbt": "#009e73",
-}  # fmt: skip
+    "defaults": "#7a7a7a",
+    "grid": "#e69f00",
+    "random": "#111111",
+    "sobol": "#56b4e9",
+    "gp": "#0072b2",
+    "hyperband": "#d55e00",
+    "pbt": "#009e73",
+}
 OTHERS = ("#cc79a7", "#882255", "#332288", "#999933", "#117733", "#6699cc", "#661100", "#aa4499")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
 INK, FAINT = "#222222", "#8a8a8a"
@@ -61,13 +66,20 @@ def _figure(width: float, height: float, columns: int):
     return figure, axes
 
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
-    "font.size": 9.5, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.titlesize": 10.5,
-    "axes.titlelocation": "left", "xtick.color": "#555555", "ytick.color": "#555555", "axes.linewidth": 0.7,
-    "svg.fonttype": "none", "axes.titlepad": 9,
-}  # fmt: skip
+    "font.size": 9.5,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "axes.linewidth": 0.7,
+    "svg.fonttype": "none",
+    "axes.titlepad": 9,
+}
 
 
 def svg(figure: Any, name: str) -> str:
@@ -97,7 +109,9 @@ def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
     ax.set_xlim(left, right * 1.02)
     powers = 2.0 ** np.arange(np.ceil(np.log2(left)), np.log2(right) + 1e-9)
     # Where budgets are few and no powers of two, they are the ticks themselves.
-    ticks = powers if len(powers) > 3 and right in powers else np.union1d(powers[powers < budgets.min()], budgets)
+    ticks = (
+        powers if len(powers) > 3 and right in powers else np.union1d(powers[powers < budgets.min()], budgets)
+    )
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("budget spent (full trainings)")
@@ -107,24 +121,51 @@ def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
     """One step line with its band a label; dots where runs were planned for exactly that budget."""
     handles = []
     for label in sorted(curves["label"].unique(), key=rank):
-        part = curves[curves["label"] == label]
+        part: Any = curves[curves["label"] == label]
         tint = colour(label)
         shown = np.isfinite(part["middle"].to_numpy())
-        line = ax.plot(part["budget"], np.where(shown, part["middle"], np.nan), drawstyle="steps-post",
-                       color=tint, linestyle=dash(label), linewidth=1.7, label=label, zorder=3)[0]  # fmt: skip
+        line = ax.plot(
+            part["budget"],
+            np.where(shown, part["middle"], np.nan),
+            drawstyle="steps-post",
+            color=tint,
+            linestyle=dash(label),
+            linewidth=1.7,
+            label=label,
+            zorder=3,
+        )[0]
         handles.append(line)
         low, high = part["low"].to_numpy(), part["high"].to_numpy()
         band = np.isfinite(low) & (high > low)
         if band.any():
-            top = np.where(np.isfinite(high), high, 1e300)
-            ax.fill_between(part["budget"], low, top, where=band, step="post", color=tint, alpha=0.13,
-                            linewidth=0, zorder=1)  # fmt: skip
-        dots = planned[(planned["label"] == label) & np.isfinite(planned["middle"])]
+            # An open band leaves the axes at their top; its height must not overflow there.
+            top = np.where(np.isfinite(high), high, 100 * np.abs(low[band]).max() + 100)
+            ax.fill_between(
+                part["budget"],
+                low,
+                top,
+                where=band,
+                step="post",
+                color=tint,
+                alpha=0.11,
+                linewidth=0,
+                zorder=1,
+            )
+        dots: Any = planned[(planned["label"] == label) & np.isfinite(planned["middle"])]
         if len(dots):
             down = np.maximum(dots["middle"] - dots["low"], 0).fillna(0)
             up = np.where(np.isfinite(dots["high"]), dots["high"] - dots["middle"], 0)
-            ax.errorbar(dots["budget"], dots["middle"], yerr=[down, np.maximum(up, 0)], fmt="o", markersize=4.6,
-                        color=tint, markerfacecolor="white", elinewidth=1, zorder=4)  # fmt: skip
+            ax.errorbar(
+                dots["budget"],
+                dots["middle"],
+                yerr=[down, np.maximum(up, 0)],
+                fmt="o",
+                markersize=4.6,
+                color=tint,
+                markerfacecolor="white",
+                elinewidth=1,
+                zorder=4,
+            )
     return handles
 
 
@@ -181,6 +222,7 @@ def objective_figure(
         left.set_ylim(max(above.min(), positive.max() * 1e-8) / 1.3, above.max() * 1.3)
     elif lowest < 0 and decades > 1.3 and goal > 0:
         left.set_yscale("symlog", linthresh=goal, linscale=0.6)
+        left.set_ylim(1.5 * lowest, 1.5 * edges.max())
     elif len(edges):
         room = 0.05 * max(edges.max() - lowest, 1e-12)
         left.set_ylim(lowest - room * (lowest < 0), edges.max() + room)
@@ -191,39 +233,57 @@ def objective_figure(
     if np.isfinite(dynamic):
         left.axhline(dynamic, color="#7b3294", linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
         _tag(left, dynamic, "best schedule known", "#7b3294")
-    left.set_title("How good is the best found? (lower is better)", color=INK)
-    left.set_ylabel("true loss / best constant configuration's" if ratio else "regret (units of the loss)")
+    left.set_title("How good is the best found? (lower is better)", color=INK, loc="left", y=1.02)
+    left.set_ylabel("true loss / best constant's" if ratio else "regret (units of the loss)")
 
     right.set_ylim(-0.02, 1.03)
     right.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     right.axhline(0.5, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
     _tag(right, 0.5, "half of the runs")
-    right.set_title("How many runs are near-optimal? (higher is better)", color=INK)
-    figure.legend(handles, [h.get_label() for h in handles], loc="upper left", bbox_to_anchor=(0.068, 1.0),
-                  ncols=min(len(handles), 8), frameon=False, fontsize=9.5, handlelength=2.2,
-                  columnspacing=1.4)  # fmt: skip
+    right.set_title("How many runs are near-optimal? (higher is better)", color=INK, loc="left", y=1.02)
+    figure.legend(
+        handles,
+        [h.get_label() for h in handles],
+        loc="upper left",
+        bbox_to_anchor=(0.068, 1.0),
+        ncols=min(len(handles), 8),
+        frameon=False,
+        fontsize=9.5,
+        handlelength=2.2,
+        columnspacing=1.4,
+    )
     return svg(figure, name)
 
 
 def _tag(ax: Any, level: float, text: str, tint: str = INK) -> None:
-    ax.annotate(text, (0.0, level), xycoords=("axes fraction", "data"), xytext=(4, 2.5), fontsize=8,
-                textcoords="offset points", color=tint, zorder=5)  # fmt: skip
+    ax.annotate(
+        text,
+        (0.0, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 2.5),
+        fontsize=8,
+        textcoords="offset points",
+        color=tint,
+        zorder=5,
+    )
 
 
-def headline_figure(table: pd.DataFrame) -> str:
+def headline_figure(table: Any) -> str:
     """Trials-to-near-optimal of every strategy on every objective, as dots with intervals.
 
-    table: one row a cell, columns objective, label, median, low, high (within a run), needed (planned; inf:
-    not reached), limit (largest budget), runs, reached. Objectives keep the order in which they come."""
+    table: a data frame, one row a cell, columns objective, label, median, low, high (within a run), needed
+    (planned; inf: not reached), limit (largest budget), runs, reached. Objectives keep the order in which they come."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import NullLocator
 
     objectives = list(dict.fromkeys(table["objective"]))
     labels = sorted(table["label"].unique(), key=rank)
     step = 0.8 / max(len(labels), 1)
-    height = max(1.7, 0.32 + len(objectives) * max(0.13 * len(labels) + 0.14, 0.4))
-    figure, (ax,) = _figure(9.4, height + 1.15, 1)
-    figure.subplots_adjust(left=0.2, right=0.97, top=1 - 0.62 / (height + 1.15), bottom=0.53 / (height + 1.15))
+    height = max(1.7, 0.32 + len(objectives) * max(0.11 * len(labels) + 0.12, 0.4))
+    figure, (ax,) = _figure(9.4, height + 1.25, 1)
+    figure.subplots_adjust(
+        left=0.2, right=0.97, top=1 - 0.62 / (height + 1.25), bottom=0.63 / (height + 1.25)
+    )
     limit = float(table["limit"].max())
     edge = limit * 1.5
     for i, objective in enumerate(objectives):
@@ -235,22 +295,43 @@ def headline_figure(table: pd.DataFrame) -> str:
             if np.isfinite(record["median"]):
                 low = max(record["low"], 0.5) if np.isfinite(record["low"]) else record["median"]
                 high = record["high"] if np.isfinite(record["high"]) else own
-                ax.plot([low, high], [y, y], color=tint, linewidth=1.5, alpha=0.75, zorder=2,
-                        solid_capstyle="butt")  # fmt: skip
+                ax.plot(
+                    [low, high],
+                    [y, y],
+                    color=tint,
+                    linewidth=1.5,
+                    alpha=0.75,
+                    zorder=2,
+                    solid_capstyle="butt",
+                )
                 if not np.isfinite(record["high"]):
                     ax.plot([own], [y], marker=">", color=tint, markersize=3.5, zorder=2)
                 ax.plot([record["median"]], [y], "o", color=tint, markersize=5.5, zorder=4)
             else:
                 ax.plot([edge], [y], "x", color=tint, markersize=4.5, markeredgewidth=1.3, zorder=3)
                 if record["reached"]:
-                    ax.annotate(f"{record['reached']} of {record['runs']}", (edge, y), xytext=(6, -2.6),
-                                textcoords="offset points", fontsize=7, color="#555555")  # fmt: skip
+                    ax.annotate(
+                        f"{record['reached']:.0f} of {record['runs']:.0f}",
+                        (edge, y),
+                        xytext=(6, -2.6),
+                        textcoords="offset points",
+                        fontsize=7,
+                        color="#555555",
+                    )
             if np.isfinite(record["needed"]):
-                ax.plot([record["needed"]], [y], "D", color=tint, markerfacecolor="none", markersize=6,
-                        markeredgewidth=1.1, zorder=3)  # fmt: skip
+                ax.plot(
+                    [record["needed"]],
+                    [y],
+                    "D",
+                    color=tint,
+                    markerfacecolor="none",
+                    markersize=6,
+                    markeredgewidth=1.1,
+                    zorder=3,
+                )
     ax.set_xscale("log", base=2)
     low = table[["median", "low"]].replace([np.inf, -np.inf], np.nan).min().min()
-    left = 2.0 ** np.floor(np.log2(max(min(low if np.isfinite(low) else 1, 1), 0.5))) * 0.9
+    left = 2.0 ** np.floor(np.log2(max(min(low if np.isfinite(low) else 1, limit / 8), 0.25))) * 0.9
     ax.set_xlim(left, limit * 2.1)
     ax.axvline(limit * 1.2, color=FAINT, linewidth=0.8)
     ticks = [t for t in 2.0 ** np.arange(-1, 12) if left < t <= limit]
@@ -261,12 +342,30 @@ def headline_figure(table: pd.DataFrame) -> str:
     ax.tick_params(axis="y", length=0)
     ax.grid(False, axis="y")
     ax.set_xlabel("full trainings until near-optimal (further left is better)")
-    handles = [Line2D([], [], color=colour(v), marker="o", linestyle=dash(v), markersize=5, label=v) for v in labels]
+    handles = [
+        Line2D([], [], color=colour(v), marker="o", linestyle=dash(v), markersize=5, label=v) for v in labels
+    ]
     handles += [
         Line2D([], [], color=INK, marker="o", linewidth=1.5, markersize=5, label="within a run, 95 %"),
-        Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="", markersize=5.5,
-               label="budget to plan"),
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.01, 1.0), ncols=min(len(handles), 5 if
-                  len(handles) > 8 else 8), frameon=False, fontsize=9, handlelength=1.8, columnspacing=1.3)  # fmt: skip
+        Line2D(
+            [],
+            [],
+            color=INK,
+            marker="D",
+            markerfacecolor="none",
+            linestyle="",
+            markersize=5.5,
+            label="budget to plan",
+        ),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.01, 1.0),
+        ncols=min(len(handles), 5 if len(handles) > 8 else 8),
+        frameon=False,
+        fontsize=9,
+        handlelength=1.8,
+        columnspacing=1.3,
+    )
     return svg(figure, "headline")

@@ -1,0 +1,37 @@
+"""nearopt: simulate, train and compare hyperparameter-tuning strategies under fixed budgets.
+
+What a user imports. Names are loaded when they are first used, so that importing nearopt is quick and never
+changes JAX's settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Float": "bench.space",
+    "Int": "bench.space",
+    "Choice": "bench.space",
+    "Space": "bench.space",
+    "Job": "bench.protocols",
+    "Feedback": "bench.protocols",
+    "Reference": "bench.protocols",
+    "NONE": "bench.protocols",
+    "Callable": "bench.loop",
+    "simulate": "bench.simulate",
+    "load": "nearopt.results",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"nearopt has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -23,6 +23,7 @@ PIXELS, CLASSES = 64, 10
 LARGEST_BATCH = 256
 TRAINING = 768  # three of the largest batches: every batch size divides it
 VALIDATION = 512  # which leaves 517 for the test
+WEIGHTS = 2**32 - 1  # what the trial's key is folded with for its initial weights; epochs are 0, 1, ...
 FLOPS_PER_SECOND = 1e10  # nominal speed of the simulated machine
 SECONDS_PER_UPDATE = 1e-4  # its fixed cost of an update, which is what makes large batches cheaper
 
@@ -71,7 +72,7 @@ class DigitsMLP:
     scale = "linear"
     offers = frozenset(ABILITIES)
     chunk = 3
-    pool = 16
+    pool = 8
 
     def __post_init__(self):
         if self.max_epoch < 1:
@@ -108,7 +109,7 @@ class DigitsMLP:
 
     def init(self, instance: Split, key: jax.Array) -> training.Checkpoint:
         """He initialisation; biases zero."""
-        first, second = jax.random.split(jax.random.split(key)[0])
+        first, second = jax.random.split(jax.random.fold_in(key, WEIGHTS))
         hidden = jax.random.normal(first, (PIXELS, self.width), jnp.float32)
         output = jax.random.normal(second, (self.width, CLASSES), jnp.float32)
         return training.fresh(
@@ -137,11 +138,21 @@ class DigitsMLP:
         return jnp.left_shift(jnp.int32(1), jnp.asarray(hp["batch_size"], jnp.int32))
 
     def _setup(self, hp: Mapping) -> training.Setup:
-        names = ("learning_rate", "warm_up", "final_rate", "weight_decay", "dropout")
-        return training.Setup(*(jnp.asarray(hp[name], jnp.float32) for name in names), self._steps(hp))
+        def value(name):
+            return jnp.asarray(hp[name], jnp.float32)
+
+        return training.Setup(
+            rate=value("learning_rate"),
+            warm_up=value("warm_up"),
+            final_rate=value("final_rate"),
+            decay=value("weight_decay"),
+            dropout=value("dropout"),
+            steps=self._steps(hp),
+        )
 
     def _data(self) -> Data:
-        return Data(*(jnp.asarray(part) for part in load_digits()))
+        inputs, labels = load_digits()
+        return Data(jnp.asarray(inputs), jnp.asarray(labels))
 
     def train(
         self,
@@ -155,14 +166,14 @@ class DigitsMLP:
         """Trains from epoch `start` to `until`; losses are infinite once training has diverged."""
         data, setup = self._data(), self._setup(hp)
         examples = Data(data.inputs[instance.training], data.labels[instance.training])
-        key = jax.random.split(key)[1]
         sizes = (self.max_epoch, self.micro_batch, self.width)
 
         def epoch(number, state):
             return training.train_epoch(batch_loss, key, state, *examples, setup, number, *sizes)
 
         checkpoint = jax.lax.fori_loop(jnp.int32(start), jnp.int32(until), epoch, checkpoint)
-        return checkpoint, *self.evaluate(instance, checkpoint)[:2]
+        loss, true_loss, _, _ = self.evaluate(instance, checkpoint)
+        return checkpoint, loss, true_loss
 
     def evaluate(self, instance: Split, checkpoint: training.Checkpoint) -> tuple[jax.Array, ...]:
         """Validation and test cross-entropy f64[] (infinite: diverged), validation and test error f64[]."""
@@ -184,7 +195,7 @@ class DigitsMLP:
         data = self._data()
         return training.range_test(
             batch_loss,
-            jax.random.split(key)[1],
+            key,
             self.init(instance, key).params,
             data.inputs[instance.training],
             data.labels[instance.training],

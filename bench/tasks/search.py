@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.protocols import Objective
-
 ROOT_SEED = 20_240_607  # of every draw here; experiments start from other roots
 # bench.reference.LEVELS, which tasks may not import; a test keeps the two equal
 LEVELS: tuple[float, ...] = (*np.geomspace(1e-4, 0.1, 31).tolist(), *np.linspace(0.15, 1.0, 18).tolist())
@@ -36,7 +34,7 @@ def load(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _compile(objective: Objective, lanes: int, chunk: int) -> Callable:
+def _compile(objective: Any, lanes: int, chunk: int) -> Callable:
     def begin(key):
         split_key, trial_key = jax.random.split(key)
         instance = objective.draw(split_key)
@@ -73,7 +71,7 @@ def _compile(objective: Objective, lanes: int, chunk: int) -> Callable:
 
 
 def make_table(
-    objective: Objective,
+    objective: Any,
     settings: Mapping[str, Any],
     random: int = 4096,
     survivors: int = 64,
@@ -140,8 +138,8 @@ def _make_table(objective, settings, random, survivors, repeats, rounds, finalis
     shown = ", ".join(f"{name}={v:.3g}" for name, v in config.items())
     how = (
         f"quantiles: test loss at epoch {objective.max_epoch} of {random} uniform random configurations, "
-        f"each with its own seed and split, diverged = worst. optimum_static: the best {survivors} of these by "
-        f"validation and {rounds} rounds of {survivors} perturbations of the best {finalists} so far, "
+        f"each with its own seed and split, diverged = worst. optimum_static: the best {survivors} of these "
+        f"by validation and {rounds} rounds of {survivors} perturbations of the best {finalists} so far, "
         f"{repeats} fresh seeds and splits each; the best {finalists} retrained with {final_repeats} fresh "
         f"seeds and splits; configuration and epoch chosen by mean test loss on {half}, valued on the other "
         f"{final_repeats - half}: {shown}, epoch {epoch}; standard error "

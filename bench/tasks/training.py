@@ -55,11 +55,10 @@ def mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def shuffle(key: jax.Array, n: int) -> jax.Array:
-    """A random permutation of 0..n-1, i32[n], without sorting.
+def shuffle(words: jax.Array, n: int) -> jax.Array:
+    """A random permutation of 0..n-1, i32[n], seeded with words u32[ROUNDS, 2], without sorting.
 
     Each round pairs x with turn - x (mod n) and swaps both or neither, by a coin of the pair."""
-    words = jax.random.bits(key, (2, ROUNDS), jnp.uint32)
     size = jnp.uint32(n)
 
     def swap(x, word):
@@ -68,19 +67,25 @@ def shuffle(key: jax.Array, n: int) -> jax.Array:
         coin = mix(jnp.maximum(x, partner) ^ word[1]) >> 31
         return jnp.where(coin == 1, partner, x), None
 
-    x, _ = jax.lax.scan(swap, jnp.arange(n, dtype=jnp.uint32), words.T)
+    x, _ = jax.lax.scan(swap, jnp.arange(n, dtype=jnp.uint32), words)
     return x.astype(jnp.int32)
 
 
-def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: jax.Array) -> jax.Array:
-    """f32[shape]: 0 with probability `rate` (rounded to 1/65,536, below 1), else 1/(1 - rate)."""
-    words = jax.random.bits(key, (2,), jnp.uint32)
+def dropout_mask(words: jax.Array, shape: tuple[int, ...], rate: jax.Array) -> jax.Array:
+    """f32[shape], seeded with words u32[2]: 0 with probability `rate` (rounded to 1/65,536, below 1), else
+    1/(1 - rate)."""
     count = 1
     for side in shape:
         count *= side
     bits = mix(mix(jnp.arange(count, dtype=jnp.uint32) ^ words[0]) + words[1]) >> 16
     threshold = (rate * 65536.0).astype(jnp.uint32)
     return jnp.where(bits.reshape(shape) >= threshold, 1.0 / (1.0 - rate), 0.0).astype(jnp.float32)
+
+
+def epoch_words(key: jax.Array, epoch: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """All randomness of an epoch in one draw: words for `shuffle` and for `dropout_mask`."""
+    words = jax.random.bits(jax.random.fold_in(key, epoch), (ROUNDS + 1, 2), jnp.uint32)
+    return words[:ROUNDS], words[ROUNDS]
 
 
 def schedule(setup: Setup, position: jax.Array) -> jax.Array:
@@ -118,9 +123,13 @@ def finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def micro_step(loss: Loss, params, moments, total, batch, last, rate, setup: Setup):
-    """Adds the gradient of one micro-batch to `total`; where it is the `last` bool[] of its batch, moves the
-    weights by the mean gradient and empties the total. Returns (params, moments, total, loss f32[])."""
+def micro_step(
+    loss: Loss, carry: tuple, batch: tuple, last: jax.Array, rate: jax.Array, setup: Setup
+) -> tuple[tuple, jax.Array]:
+    """Adds the gradient of one micro-batch to the total of carry = (params, moments, total); where it is the
+    `last` bool[] of its batch, moves the weights by the mean gradient and empties the total. Returns (carry,
+    loss f32[])."""
+    params, moments, total = carry
     value, gradient = jax.value_and_grad(loss)(params, *batch)
     total = jax.tree.map(jnp.add, total, gradient)
     mean = jax.tree.map(lambda leaf: leaf / setup.steps.astype(jnp.float32), total)
@@ -128,7 +137,7 @@ def micro_step(loss: Loss, params, moments, total, batch, last, rate, setup: Set
     params = _choose(last, optax.apply_updates(params, update), params)
     moments = _choose(last, after, moments)
     total = jax.tree.map(lambda leaf: jnp.where(last, 0.0, leaf).astype(leaf.dtype), total)
-    return params, moments, total, value
+    return (params, moments, total), value
 
 
 def train_epoch(
@@ -147,13 +156,13 @@ def train_epoch(
     batch, so no gradient is left over. `key` is the trial's, `epoch` i32[] counts from 0."""
     n = labels.shape[0]
     steps = n // micro_batch
-    order_key, mask_key = jax.random.split(jax.random.fold_in(key, epoch))
-    order = shuffle(order_key, n)
+    order_words, mask_words = epoch_words(key, epoch)
+    order = shuffle(order_words, n)
     cut = (steps, micro_batch)
     batches = (
         inputs[order].reshape(*cut, *inputs.shape[1:]),
         labels[order].reshape(cut),
-        dropout_mask(mask_key, (*cut, units), setup.dropout),
+        dropout_mask(mask_words, (*cut, units), setup.dropout),
     )
 
     def step(carry, xs):
@@ -161,15 +170,15 @@ def train_epoch(
         position = (epoch.astype(jnp.float32) + (index + 1).astype(jnp.float32) / steps) / horizon
         last = (index + 1) % setup.steps == 0
         rate = schedule(setup, position)
-        params, moments, total, _ = micro_step(loss, *carry, batch, last, rate, setup)
-        return (params, moments, total), None
+        return micro_step(loss, carry, batch, last, rate, setup)[0], None
 
     zero = jax.tree.map(jnp.zeros_like, checkpoint.params)
     carry = (checkpoint.params, checkpoint.moments, zero)
     (params, moments, _), _ = jax.lax.scan(step, carry, (jnp.arange(steps, dtype=jnp.int32), batches))
     sound = ~checkpoint.diverged & finite((params, moments))
-    kept = _choose(sound, (params, moments), (checkpoint.params, checkpoint.moments))
-    return Checkpoint(*kept, ~sound)
+    params = _choose(sound, params, checkpoint.params)
+    moments = _choose(sound, moments, checkpoint.moments)
+    return Checkpoint(params, moments, ~sound)
 
 
 def range_test(
@@ -187,8 +196,8 @@ def range_test(
     from the first that is not finite on. Batches follow one another through one order of the examples, again
     and again."""
     n = labels.shape[0]
-    order_key, mask_key = jax.random.split(key)
-    order = shuffle(order_key, n)
+    order_words, mask_words = epoch_words(key, jnp.int32(0))
+    order = shuffle(order_words, n)
     zero = jax.tree.map(jnp.zeros_like, params)
 
     def test(carry, xs):
@@ -196,17 +205,18 @@ def range_test(
         number, rate = xs
 
         def add(index, inner):
-            params, moments, total, mean = inner
+            carry, mean = inner
             count = number * setup.steps + index
             rows = jax.lax.dynamic_slice_in_dim(order, count * micro_batch % n, micro_batch)
-            mask = dropout_mask(jax.random.fold_in(mask_key, count), (micro_batch, units), setup.dropout)
+            salt = mask_words + mix(count.astype(jnp.uint32))  # the masks of a step, as of an epoch, differ
+            mask = dropout_mask(salt, (micro_batch, units), setup.dropout)
             batch = (inputs[rows], labels[rows], mask)
             last = index + 1 == setup.steps
-            params, moments, total, value = micro_step(loss, params, moments, total, batch, last, rate, setup)
-            return params, moments, total, mean + value / setup.steps.astype(jnp.float32)
+            carry, value = micro_step(loss, carry, batch, last, rate, setup)
+            return carry, mean + value / setup.steps.astype(jnp.float32)
 
-        inner = (params, moments, zero, jnp.zeros((), jnp.float32))
-        params, moments, _, mean = jax.lax.fori_loop(jnp.int32(0), setup.steps, add, inner)
+        inner = ((params, moments, zero), jnp.zeros((), jnp.float32))
+        (params, moments, _), mean = jax.lax.fori_loop(jnp.int32(0), setup.steps, add, inner)
         sound = sound & jnp.isfinite(mean)
         return (params, moments, sound), jnp.where(sound, mean, jnp.inf).astype(jnp.float32)
 

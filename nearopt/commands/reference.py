@@ -1,0 +1,30 @@
+"""Remakes the stored reference of an objective: its optimum and random's quantiles, instance by instance.
+
+objective=NAME[,NAME ...]    objective=all: every one that is listed
+"""
+
+from __future__ import annotations
+
+import time
+
+from nearopt import catalogue
+from nearopt.catalogue import UserError
+
+HELP = "remake an objective's stored reference"
+USAGE = "objective=NAME"
+
+
+def main(words: list[str]) -> int:
+    given = dict(w.partition("=")[::2] for w in words)
+    if set(given) != {"objective"} or not given["objective"]:
+        raise UserError("reference needs objective=NAME")
+    from bench.reference import make
+
+    names = (
+        catalogue.names("objective") if given["objective"] == "all" else catalogue.split(given["objective"])
+    )
+    for name in names:
+        clock = time.perf_counter()
+        path = make(catalogue.build(catalogue.entry("objective", name).settings))
+        print(f"{name}: {path} ({time.perf_counter() - clock:.1f} s)", flush=True)
+    return 0

@@ -1,0 +1,438 @@
+"""An experiment: which cells it has, what is missing of them, and running that.
+
+Cells of one objective run in one process one after the other, so that its compiled training serves every
+strategy; objectives run in parallel processes, since one compiled program runs at a time in a process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from bench import store
+from nearopt import __version__, catalogue
+from nearopt.catalogue import ROOT, Entry, UserError, nearest
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A comparison: every strategy on every objective and cluster."""
+
+    name: str
+    strategies: tuple[Entry, ...]
+    objectives: tuple[Entry, ...]
+    clusters: tuple[Entry, ...]
+    seeds: int
+    budgets: tuple[float, ...]
+    per_objective: dict[str, dict[str, Any]]
+    first_instance: int = 1000
+    seeds_per_instance: int = 1
+    processes: int = 0  # 0: one a core, at most four
+    debug: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return Path("results") / self.name
+
+    def seeds_of(self, objective: Entry) -> int:
+        return int(self.per_objective.get(objective.name, {}).get("seeds", self.seeds))
+
+    def budgets_of(self, objective: Entry) -> tuple[float, ...]:
+        own = self.per_objective.get(objective.name, {}).get("budgets", self.budgets)
+        return tuple(sorted(float(b) for b in own))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy on one objective and cluster, and what is wanted of it."""
+
+    strategy: Entry
+    objective: Entry
+    workers: int
+    label: str
+    folder: Path
+    seeds: int
+    budgets: tuple[float, ...]
+    first_instance: int
+    seeds_per_instance: int
+    debug: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the cell's identity is made of."""
+        return {
+            "strategy": self.strategy.settings,
+            "objective": self.objective.settings,
+            "workers": self.workers,
+            "first_instance": self.first_instance,
+            "seeds_per_instance": self.seeds_per_instance,
+        }
+
+
+def overrides(words: list[str]) -> dict[str, str]:
+    """`key=value` words as a mapping; raises UserError."""
+    found = {}
+    for word in words:
+        if word in ("-m", "--multirun"):  # every run may sweep: accepted by habit
+            continue
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"expected key=value, got {word!r}")
+        known = [*ROOT, *catalogue.GROUPS]
+        if key.split(".")[0] not in known or ("." in key and key.split(".")[0] not in catalogue.GROUPS[:2]):
+            raise UserError(f"no setting {key!r}{nearest(key, known)}")
+        found[key] = value
+    return found
+
+
+def _typed(key: str, value: Any) -> Any:
+    kind = ROOT[key]
+    if kind is list and not isinstance(value, list):
+        value = [value]
+    if kind is str:
+        value = str(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{key} must be {kind.__name__}, got {value!r}")
+    if key == "budgets" and not all(isinstance(b, int | float) and b > 0 for b in value):
+        raise UserError(f"budgets must be numbers of full trainings above 0, got {value}")
+    if kind is int and value < (0 if key in ("processes", "first_instance") else 1):
+        raise UserError(f"{key} must be at least 1, got {value}")
+    if key == "name" and (not value or Path(value).name != value):
+        raise UserError(f"name must be a folder's name, got {value!r}")
+    return value
+
+
+def _entries(group: str, texts: list[str], given: dict[str, str]) -> tuple[Entry, ...]:
+    """The entries of a group with the command line's `group.setting=a,b`, which go to each entry that has the
+    setting; one that nobody has is an error."""
+    found = [catalogue.entry(group, text) for text in texts]
+    for key, text in given.items():
+        owner, _, setting = key.partition(".")
+        if owner != group or not setting:
+            continue
+        if not any(setting in e.settings for e in found):
+            have = dict.fromkeys(s for e in found for s in e.settings if not s.startswith("_"))
+            who = found[0].name if len(found) == 1 else f"none of {', '.join(e.name for e in found)}"
+            verb = "has no setting" if len(found) == 1 else "has a setting"
+            raise UserError(f"{who} {verb} {setting!r}{nearest(setting, have) if have else ''}")
+        swept = []
+        for e in found:
+            if setting not in e.settings:
+                swept.append(e)
+                continue
+            rest = e.label.partition(",")[2]
+            for value in catalogue.split(text):
+                base = f"{e.name},{rest}" if rest else e.name
+                swept.append(catalogue.entry(group, base, {setting: catalogue.parse(value)}))
+        found = swept
+    return tuple({e.label: e for e in found}.values())
+
+
+def read(words: list[str]) -> Experiment:
+    """The experiment that the words of a command line describe; raises UserError."""
+    given = overrides(words)
+    base = {"cluster": "single", "per_objective": {}, "first_instance": 1000, "seeds_per_instance": 1}
+    base |= catalogue.load("experiment", given.get("experiment", "first"))
+    unknown = [k for k in base if k not in ROOT and k not in catalogue.GROUPS]
+    if unknown:
+        raise UserError(
+            f"experiment {given.get('experiment')}: no key {unknown[0]!r}{nearest(unknown[0], ROOT)}"
+        )
+    plain = {k: _typed(k, catalogue.parse(v)) for k, v in given.items() if k in ROOT}
+    named = {k: _typed(k, base[k]) for k in ROOT if k in base} | plain
+    groups = {}
+    for group in ("strategy", "objective", "cluster"):
+        texts = given.get(group)
+        listed = base[group] if texts is None else catalogue.split(texts.strip("[]"))
+        groups[group] = _entries(
+            group, [str(t) for t in ([listed] if isinstance(listed, str) else listed)], given
+        )
+    per_objective = {
+        name: {k: v for k, v in dict(own).items() if k not in plain}
+        for name, own in named["per_objective"].items()
+    }
+    for name in per_objective:
+        if name not in catalogue.names("objective"):
+            raise UserError(
+                f"per_objective: no objective {name!r}{nearest(name, catalogue.names('objective'))}"
+            )
+    return Experiment(
+        named["name"], groups["strategy"], groups["objective"], groups["cluster"], named["seeds"],
+        tuple(float(b) for b in named["budgets"]), per_objective, named["first_instance"],
+        named["seeds_per_instance"], named.get("processes", 0), named.get("debug", False),
+    )  # fmt: skip
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """Every cell, objective by objective; raises UserError where a folder holds other settings."""
+    found = []
+    for objective in experiment.objectives:
+        for strategy in experiment.strategies:
+            for cluster in experiment.clusters:
+                workers = cluster.settings.get("workers")
+                if not isinstance(workers, int) or workers < 1:
+                    raise UserError(f"cluster {cluster.name}: workers must be at least 1, got {workers!r}")
+                label = strategy.label + (f",workers={workers}" if workers != 1 else "")
+                folder = experiment.folder / objective.label / label
+                cell = Cell(
+                    strategy, objective, workers, label, folder, experiment.seeds_of(objective),
+                    experiment.budgets_of(objective), experiment.first_instance,
+                    experiment.seeds_per_instance, experiment.debug,
+                )  # fmt: skip
+                try:
+                    store.check_settings(folder, cell.settings)
+                except store.SettingsDiffer as error:
+                    raise UserError(str(error)) from None
+                found.append(cell)
+    return found
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("nearopt", "jax", "jaxlib", "numpy")} | {
+        "python": sys.version.split()[0]
+    }
+
+
+def device() -> str:
+    import jax
+
+    d = jax.devices()[0]
+    return f"{d.platform} {d.device_kind}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a cell still needs: (budget, seeds) blocks, or why it is not applicable."""
+
+    todo: tuple[tuple[float, range], ...]
+    reason: str = ""
+    describe: dict[str, str] | None = None
+    anytime: bool = False
+    stops: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def work(cell: Cell) -> Work:
+    """Looks up what is missing; raises ValueError for settings that a strategy or an objective refuses."""
+    from bench.drive import NotApplicable, applicable, make_cluster
+    from bench.loop import host_factory
+
+    objective = catalogue.build(cell.objective.settings)
+    factory = catalogue.strategy_factory(cell.strategy.settings)
+    extra = {"seed": 0} if host_factory(factory) else {}
+    made = {
+        b: factory(cube=objective.space.cube(), max_epoch=objective.max_epoch, budget=b, **extra)
+        for b in cell.budgets
+    }
+    for budget, strategy in made.items():
+        make_cluster(strategy, objective, 1, cell.workers, budget)
+    top = made[max(made)]
+    try:
+        applicable(top, objective)
+    except NotApplicable as error:
+        return Work((), str(error))
+    planned = list(cell.budgets)
+    if top.anytime:
+        planned = [max([*planned, *store.budgets(cell.folder)])]
+    todo, warnings = [], []
+    for budget in planned:
+        ranges, said = store.missing(cell.folder, budget, 1 if cell.debug else cell.seeds)
+        warnings += said
+        todo += [(budget, r) for r in ranges]
+    say = {f"{b:g}": _say(s) for b, s in made.items()}
+    return Work(tuple(todo), "", say, bool(top.anytime), "stop" in top.needs, tuple(warnings))
+
+
+def _say(strategy: Any) -> str:
+    describe = getattr(strategy, "describe", None)
+    return str(describe() if callable(describe) else getattr(strategy, "note", ""))
+
+
+def run_cell(cell: Cell) -> tuple[str, float, float, list[str]]:
+    """Runs what a cell lacks and writes it; returns (status, seconds compiling, seconds running, warnings).
+    What it raises becomes a failed cell with its traceback, and what was there stays."""
+    from bench import loop, simulate
+
+    before = store.read_cell(cell.folder) or {}
+    record = {
+        "format": store.FORMAT, "objective": cell.objective.label, "label": cell.label,
+        "strategy": cell.strategy.name, "settings": cell.settings, "budgets": list(cell.budgets),
+        "trainings": before.get("trainings", 0.0), "compile_s": before.get("compile_s", 0.0), "run_s": before.get("run_s", 0.0),
+        "versions": versions(), "device": device(),
+    }  # fmt: skip
+    compile_s = run_s = 0.0
+    warnings: list[str] = []
+    try:
+        objective = catalogue.build(cell.objective.settings)
+        record |= {k: getattr(objective, k) for k in ("max_epoch", "fidelity", "scale")}
+        wanted = work(cell)
+        warnings += wanted.warnings
+        record |= {"anytime": wanted.anytime, "describe": wanted.describe}
+        if wanted.stops and objective.max_epoch == 1:
+            record["fair_note"] = "a formula has one epoch and nothing to stop: this is its first rung only"
+        if wanted.reason:
+            record |= {"status": store.NOT_APPLICABLE, "reason": wanted.reason}
+        else:
+            factory = catalogue.strategy_factory(cell.strategy.settings)
+            compiled = hasattr(objective, "draw") and not loop.host_factory(factory) and not cell.debug
+            settings: dict[str, Any] = dict(
+                workers=cell.workers,
+                first_instance=cell.first_instance,
+                seeds_per_instance=cell.seeds_per_instance,
+            )
+            raised = 0
+            for budget, seeds in wanted.todo:
+                if compiled:
+                    run = simulate.simulate(factory, objective, seeds=seeds, budget=budget, **settings)
+                else:
+                    run = loop.run(
+                        factory, objective, seeds=seeds, budget=budget, debug=cell.debug, **settings
+                    )
+                about = {"versions": record["versions"], "device": record["device"]}
+                if not cell.debug:
+                    store.write_block(cell.folder, budget, run.trace, about)
+                record["trainings"] += budget * len(seeds)
+                raised += len(run.errors)
+                warnings += [
+                    f"seed {s} job {j}: {text.strip().splitlines()[-1]}" for s, j, text in run.errors[:3]
+                ]
+                compile_s, run_s = compile_s + run.compile_s, run_s + run.run_s
+            record["status"] = store.COMPLETE
+            record["raised"] = before.get("raised", 0) + raised
+        record["compile_s"] += compile_s
+        record["run_s"] += run_s
+    except Exception as error:
+        record |= {"status": store.FAILED, "error": traceback.format_exc()}
+        warnings.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    if not cell.debug:
+        store.write_json(cell.folder / "cell.json", record)
+    return record["status"], compile_s, run_s, warnings
+
+
+def _run_objective(group: list[Cell], cache: str, report: Callable[[Cell, tuple], None]) -> None:
+    """One objective's cells, and its reference."""
+    import numpy as np
+
+    from bench.drive import instances_of
+    from bench.reference import reference_table
+
+    _use_cache(cache)
+    for cell in group:
+        report(cell, run_cell(cell))
+    cell = group[0]
+    if cell.debug:
+        return
+    try:
+        objective = catalogue.build(cell.objective.settings)
+        seeds = np.arange(max(c.seeds for c in group))
+        instances = instances_of(seeds, cell.first_instance, cell.seeds_per_instance)
+        reference_table(objective, instances.tolist(), cell.folder.parent / "reference.parquet")
+    except Exception as error:
+        print(f"{cell.objective.label}: no reference: {error}", flush=True)
+
+
+def _use_cache(folder: str) -> None:
+    """Compiled programs are kept on disk: a second run does not compile again."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cache_folder() -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(base) / "nearopt" / "jax")
+
+
+_counter: Any = None
+
+
+def _line(cell: Cell, result: tuple, total: int) -> None:
+    status, compile_s, run_s, warnings = result
+    with _counter.get_lock():
+        _counter.value += 1
+        done = _counter.value
+    what = f"{compile_s + run_s:6.1f} s ({compile_s:.1f} compiling)" if compile_s + run_s else ""
+    what = (
+        what
+        if status == store.COMPLETE and what
+        else ("already complete" if status == store.COMPLETE else status)
+    )
+    print(f"[{done:>3}/{total}] {cell.objective.label:<20} {cell.label:<24} {what}", flush=True)
+    for warning in warnings:
+        print(f"          {warning}", flush=True)
+
+
+def _start_process(counter: Any) -> None:
+    global _counter
+    _counter = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
+
+
+def _process(group: list[Cell], cache: str, total: int) -> None:
+    _run_objective(group, cache, lambda cell, result: _line(cell, result, total))
+
+
+def run(experiment: Experiment) -> bool:
+    """Runs what is missing, one line a cell; returns whether no cell failed. Raises KeyboardInterrupt with
+    every finished cell kept."""
+    global _counter
+    todo = cells(experiment)
+    started = time.strftime("%Y-%m-%dT%H:%M:%S")
+    clock = time.perf_counter()
+    groups: dict[str, list[Cell]] = {}
+    for cell in todo:
+        groups.setdefault(cell.objective.label, []).append(cell)
+    # The longest first, so that no process is left with it at the end: real training, then long curves.
+    order = sorted(groups.values(), key=lambda g: -_weight(g[0]))
+    processes = experiment.processes or min(os.cpu_count() or 1, 4)
+    processes = 1 if experiment.debug else min(processes, len(order))
+    context = get_context("spawn")
+    _counter = context.Value("i", 0)
+    if processes == 1:
+        for group in order:
+            _process(group, cache_folder(), len(todo))
+    else:
+        os.environ.setdefault(
+            "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        )
+        pool = ProcessPoolExecutor(processes, context, _start_process, (_counter,))
+        try:
+            futures = [pool.submit(_process, group, cache_folder(), len(todo)) for group in order]
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            for worker in list((pool._processes or {}).values()):
+                worker.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+    if not experiment.debug:
+        about = {
+            "name": experiment.name, "seeds": experiment.seeds, "budgets": list(experiment.budgets),
+            "per_objective": experiment.per_objective, "objectives": [o.label for o in experiment.objectives],
+            "strategies": list(dict.fromkeys(c.label for c in todo)), "versions": versions(),
+            "started": started, "wall_s": round(time.perf_counter() - clock, 1), "processes": processes,
+            "command": " ".join(["nearopt", *sys.argv[1:]]), "nearopt": __version__,
+        }  # fmt: skip
+        store.write_json(experiment.folder / "experiment.json", about)
+    return all((store.read_cell(c.folder) or {}).get("status") != store.FAILED for c in todo)
+
+
+def _weight(cell: Cell) -> float:
+    """A guess of how long an objective takes: real training above all, then epochs."""
+    target = str(cell.objective.settings.get("_target_", ""))
+    epochs = float(cell.objective.settings.get("max_epoch") or 1)
+    return epochs * max(cell.budgets) * cell.seeds * (1000.0 if target.startswith("bench.tasks") else 1.0)
