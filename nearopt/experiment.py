@@ -268,7 +268,8 @@ def run_cell(cell: Cell) -> tuple[str, float, float, list[str]]:
     record = {
         "format": store.FORMAT, "objective": cell.objective.label, "label": cell.label,
         "strategy": cell.strategy.name, "settings": cell.settings, "budgets": list(cell.budgets),
-        "trainings": before.get("trainings", 0.0), "compile_s": before.get("compile_s", 0.0), "run_s": before.get("run_s", 0.0),
+        "trainings": before.get("trainings", 0.0),
+        "compile_s": before.get("compile_s", 0.0), "run_s": before.get("run_s", 0.0),
         "versions": versions(), "device": device(),
     }  # fmt: skip
     compile_s = run_s = 0.0

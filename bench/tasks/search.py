@@ -73,27 +73,32 @@ def _compile(objective: Any, lanes: int, chunk: int) -> Callable:
 def make_table(
     objective: Any,
     settings: Mapping[str, Any],
-    random: int = 4096,
+    random: int = 2048,
+    better: int = 256,
     survivors: int = 64,
     repeats: int = 8,
     rounds: int = 3,
     finalists: int = 16,
-    final_repeats: int = 64,
+    final_repeats: int = 128,
 ) -> dict[str, Any]:
     """Samples and searches; the result is what `load` reads.
 
-    `random` configurations with one seed and split each give the quantiles of the test loss at max_epoch
-    (diverged: worst). The `survivors` best of them by validation, then in each of `rounds` as many
-    perturbations of the best so far, are trained with `repeats` fresh seeds and splits and ranked by their
-    mean validation loss at the epoch where that is lowest. The best `finalists` are retrained with
-    `final_repeats` fresh seeds and splits: configuration and epoch are chosen by the mean test loss on one
-    half and valued on the other.
+    `random` configurations are trained with one seed and split each; the best `better` by test loss with
+    `repeats` fresh ones, the best `survivors` of those with twice as many fresh ones again. Each counts with
+    its last mean at max_epoch (diverged: worst), so the quantiles are of what a configuration is worth over
+    seeds and splits, as the optimum is, and not of lucky splits.
+
+    The `survivors` best by validation, and in each of `rounds` as many perturbations of the best so far, are
+    trained with `repeats` fresh seeds and splits and ranked by their mean validation loss at the epoch where
+    that is lowest. The best `finalists` are retrained with `final_repeats` fresh seeds and splits:
+    configuration and epoch are chosen by the mean test loss on one half and valued on the other half.
     """
+    sizes = (random, better, survivors, repeats, rounds, finalists, final_repeats)
     with jax.enable_x64(True):
-        return _make_table(objective, settings, random, survivors, repeats, rounds, finalists, final_repeats)
+        return _make_table(objective, settings, *sizes)
 
 
-def _make_table(objective, settings, random, survivors, repeats, rounds, finalists, final_repeats):
+def _make_table(objective, settings, random, better, survivors, repeats, rounds, finalists, final_repeats):
     cube = objective.space.cube()
     lanes, chunk = getattr(objective, "pool", 64), getattr(objective, "chunk", objective.max_epoch)
     run = _compile(objective, lanes, chunk)
@@ -110,16 +115,25 @@ def _make_table(objective, settings, random, survivors, repeats, rounds, finalis
     def fix(x):
         return np.asarray(cube.fix(jnp.asarray(x, jnp.float32)))
 
-    points = fix(draw.random((random, cube.width)))
-    told, true = score(points, 1)
-    ends = np.sort(np.where(np.isfinite(true[:, 0, -1]), true[:, 0, -1], np.inf))
-    quantiles = ends[np.clip(np.ceil(np.array(LEVELS) * random - 1e-9).astype(int) - 1, 0, random - 1)]
-
     def worth(told):
         """A configuration's mean validation loss at its best common epoch; not finite is worst."""
         return np.where(np.isfinite(told), told, np.inf).mean(axis=1).min(axis=1)
 
-    pool = points[np.argsort(worth(told), kind="stable")[:survivors]]
+    points = fix(draw.random((random, cube.width)))
+    told, true = score(points, 1)
+
+    def ends(true):
+        """Mean test loss f64[points] at max_epoch; not finite is worst."""
+        return np.where(np.isfinite(true[..., -1]), true[..., -1], np.inf).mean(axis=1)
+
+    first, value = worth(told), ends(true)
+    for count, copies in ((better, repeats), (survivors, 2 * repeats)):
+        rows = np.argsort(value, kind="stable")[:count]
+        value[rows] = ends(score(points[rows], copies)[1])
+    ordered = np.sort(value)
+    quantiles = ordered[np.clip(np.ceil(np.array(LEVELS) * random - 1e-9).astype(int) - 1, 0, random - 1)]
+
+    pool = points[np.argsort(first, kind="stable")[:survivors]]
     value = worth(score(pool, repeats)[0])
     for number in range(rounds):
         parents = pool[np.argsort(value, kind="stable")[:finalists]][draw.integers(0, finalists, survivors)]
@@ -137,8 +151,9 @@ def _make_table(objective, settings, random, survivors, repeats, rounds, finalis
     config = objective.space.decode(best[chosen[0]])
     shown = ", ".join(f"{name}={v:.3g}" for name, v in config.items())
     how = (
-        f"quantiles: test loss at epoch {objective.max_epoch} of {random} uniform random configurations, "
-        f"each with its own seed and split, diverged = worst. optimum_static: the best {survivors} of these "
+        f"quantiles: mean test loss at epoch {objective.max_epoch} of {random} uniform random configurations, "
+        f"each with its own seed and split, the best {better} with {repeats} fresh ones, the best {survivors} "
+        f"of those with {2 * repeats} fresh ones again; diverged = worst. optimum_static: the best {survivors} "
         f"by validation and {rounds} rounds of {survivors} perturbations of the best {finalists} so far, "
         f"{repeats} fresh seeds and splits each; the best {finalists} retrained with {final_repeats} fresh "
         f"seeds and splits; configuration and epoch chosen by mean test loss on {half}, valued on the other "

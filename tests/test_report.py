@@ -1,0 +1,322 @@
+"""The report, from folders made here: losses are known functions of uniform draws, so every number is too."""
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import metrics, plots, report
+from bench.reference import LEVELS
+
+BUDGETS = (8, 16, 32, 64)
+
+
+def quantile(u, instance, power):
+    """True loss of a random configuration at quantile u: p(t) = ((t - optimum) / 10)^(1 / power)."""
+    return instance % 7 + 1.0 + 10.0 * np.asarray(u) ** power
+
+
+def trace_of(rng, seeds, budget, power, skill=0.0, epochs=(1,), diverged=0.0):
+    """Runs that draw quantiles u, shrunk by `skill` as trials go by, each trained in the given rungs."""
+    blocks = []
+    for seed in seeds:
+        n = int(budget * max(epochs)) // max(epochs)
+        u = rng.random(n) / (1 + skill * np.maximum(np.arange(n) - 6, 0)) ** 3
+        true = quantile(u, 1000 + seed, power)
+        parts, job, clock = [], 0, 0.0
+        spent = 0
+        for k in range(n):
+            start = 0
+            for r, until in enumerate(epochs):
+                if r and u[k] > np.median(u[: k + 1]) / 2**r:
+                    break
+                if spent + until - start > budget * max(epochs):
+                    break
+                spent += until - start
+                clock += until - start
+                loss = true[k] + (max(epochs) - until) / max(epochs)
+                bad = rng.random() < diverged
+                parts.append(
+                    [
+                        seed,
+                        1000 + seed,
+                        budget,
+                        job,
+                        k,
+                        -1 if r == 0 else k,
+                        start,
+                        until,
+                        np.nan if bad else loss,
+                        np.nan if bad else loss,
+                        np.nan,
+                        float(until - start),
+                        0,
+                        clock - until + start,
+                        clock,
+                        "finished",
+                    ]
+                )
+                job, start = job + 1, until
+        blocks += parts
+    names = [
+        "seed",
+        "instance",
+        "budget",
+        "job",
+        "trial",
+        "source",
+        "start",
+        "until",
+        "loss",
+        "true_loss",
+        "recommended_true_loss",
+        "cost",
+        "worker",
+        "started",
+        "finished",
+        "status",
+    ]
+    return pd.DataFrame(blocks, columns=names).assign(hp_x=0.5)
+
+
+def write_reference(folder, power, seeds, dynamic=np.nan):
+    folder.mkdir(parents=True, exist_ok=True)
+    instances = 1000 + np.arange(seeds)
+    table = pd.DataFrame({"instance": instances, "optimum_static": instances % 7 + 1.0})
+    table["optimum_dynamic"] = table["optimum_static"] + dynamic
+    levels = {f"q_{i}": quantile(level, instances, power) for i, level in enumerate(LEVELS)}
+    table = pd.concat([table, pd.DataFrame(levels)], axis=1)
+    table.attrs = {"how": "optimum: formula"}
+    table.to_parquet(folder / "reference.parquet", index=False)
+
+
+def write_cell(folder, traces=None, **info):
+    folder.mkdir(parents=True)
+    info = {
+        "status": "complete",
+        "objective": folder.parent.name,
+        "label": folder.name,
+        "strategy": folder.name.split(",")[0],
+        "compile_s": 0.5,
+        "run_s": 0.1,
+        "budgets": list(BUDGETS),
+        "anytime": True,
+        "max_epoch": 1,
+        "fidelity": "training",
+        "scale": "linear",
+        "device": "cpu",
+        "settings": {"eta": 3},
+        "versions": {"jax": "0.0"},
+    } | info
+    (folder / "cell.json").write_text(json.dumps(info))
+    for budget, trace in (traces or {}).items():
+        (folder / "trace" / f"{budget}").mkdir(parents=True)
+        last = int(trace["seed"].max())
+        trace.to_parquet(folder / "trace" / f"{budget}" / f"0-{last}.parquet", index=False)
+
+
+def synthetic(root, objectives=2, seeds=16, strategies=("grid", "random", "gp", "hyperband", "pbt")):
+    """A folder with everything in it: also a failed cell, one that does not apply, and divergence."""
+    rng = np.random.default_rng(0)
+    every = range(seeds)
+    names = ["branin", "curves,rank=low", "digits", "quadratic", *(f"f{i}" for i in range(6))][:objectives]
+    for i, name in enumerate(names):
+        folder, power = root / name, 0.5 + 0.35 * i
+        curve = i % 2 == 1
+        extra = {
+            "max_epoch": 9 if curve else 1,
+            "fidelity": "proxy" if curve else "training",
+            "scale": "log" if i % 4 == 3 else "linear",
+        }
+        write_reference(folder, power, seeds, dynamic=-0.4 if curve else np.nan)
+        full = (9,) if curve else (1,)
+        for strategy in strategies:
+            if strategy == "pbt" and not curve:
+                write_cell(folder / strategy, status="not applicable", reason="needs copy, change, which …")
+            elif strategy == "pbt" and i == 1:
+                write_cell(folder / strategy, status="failed", error="Traceback:\n  f()\nValueError: <boom>")
+            elif strategy in ("grid", "pbt"):
+                traces = {b: trace_of(rng, every, b, power, 0.02, full) for b in BUDGETS}
+                write_cell(folder / strategy, traces, anytime=False, **extra)
+            else:
+                skill = {"gp": 0.15, "hyperband": 0.08, "sobol": 0.01}.get(strategy, 0.0)
+                rungs = (1, 3, 9) if curve and strategy == "hyperband" else full
+                note = (
+                    {} if curve or strategy != "hyperband" else {"fair_note": "a formula: random search here"}
+                )
+                trace = trace_of(rng, every, 64, power, skill, rungs, diverged=0.05)
+                write_cell(
+                    folder / strategy,
+                    {64: trace},
+                    **extra,
+                    **note,
+                    describe={b: f"{b} trainings = {b} configurations" for b in BUDGETS},
+                )
+    info = {
+        "name": root.name,
+        "budgets": list(BUDGETS),
+        "objectives": names,
+        "seeds": seeds,
+        "wall_s": 12.3,
+        "command": "nearopt run experiment=first",
+        "versions": {"nearopt": "0.1.0"},
+        "device": "cpu",
+    }
+    (root / "experiment.json").write_text(json.dumps(info))
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results") / "first"
+    root.mkdir()
+    synthetic(root)
+    broken = root / "branin" / "random" / "trace" / "64" / "16-31.parquet"
+    whole = (root / "branin" / "random" / "trace" / "64" / "0-15.parquet").read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    report.build(root)
+    return root
+
+
+def test_summary_has_the_agreed_columns_and_rows(built):
+    table = pd.read_csv(built / "summary.csv")
+    assert list(table.columns) == metrics.SUMMARY
+    none = table[table["status"] != "complete"]
+    assert set(zip(none["objective"], none["label"], none["runs"], strict=True)) == {
+        ("branin", "pbt", 0),
+        ("curves,rank=low", "pbt", 0),
+    }
+    rows = table[(table["objective"] == "branin") & (table["label"] == "grid")]
+    assert len(rows) == len(BUDGETS) * len(metrics.TARGETS) and (rows["runs"] == 16).all()
+    near = rows[rows["target"] == metrics.NEAR]
+    assert near["p"].to_numpy() == pytest.approx(0.5 * 0.05**2, rel=0.02)
+    assert (near["epochs_spent"] == near["budget"]).all()
+
+
+def test_an_easier_target_is_reached_at_least_as_often(built):
+    table = pd.read_csv(built / "summary.csv").dropna(subset=["budget"])
+    wide = table.pivot_table(index=["objective", "label", "budget"], columns="target", values="reached")
+    assert (wide["p=0.1"] >= wide["p=0.01"]).all() and (wide["p=0.01"] >= wide["p=0.001"]).all()
+
+
+def test_numbers_do_not_depend_on_who_takes_part(tmp_path):
+    synthetic(tmp_path / "a", objectives=1, seeds=8, strategies=("random", "gp"))
+    report.build(tmp_path / "a")
+    both = pd.read_csv(tmp_path / "a" / "summary.csv")
+    shutil.rmtree(tmp_path / "a" / "branin" / "gp")
+    report.build(tmp_path / "a")
+    alone = pd.read_csv(tmp_path / "a" / "summary.csv")
+    left = both[both["label"] == "random"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(left, alone)
+
+
+def test_an_anytime_cut_is_the_run_planned_for_it(tmp_path):
+    folder = tmp_path / "branin"
+    write_reference(folder, 0.5, 8)
+    long = trace_of(np.random.default_rng(5), range(8), 64, 0.5)
+    short = long[long["job"] < 16].assign(budget=16)
+    write_cell(folder / "cut", {64: long}, budgets=[16, 64])
+    write_cell(folder / "run", {16: short, 64: long}, budgets=[16, 64], anytime=False)
+    scored, goals, warnings = metrics.evaluate(metrics.load_folder(tmp_path))
+    table = metrics.summary(scored, goals).drop(columns="label")
+    half = len(table) // 2
+    pd.testing.assert_frame_equal(table[:half].reset_index(drop=True), table[half:].reset_index(drop=True))
+    assert not warnings
+
+
+def test_the_page_is_one_file_and_says_everything(built):
+    page = (built / "report.html").read_text(encoding="utf-8")
+    text = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert not re.findall(r'(?:src|href)\s*=\s*"(?!#)[^"]*"|url\((?!#)|@import|https?://', text)
+    assert "<script" not in page
+    for words in (
+        "not applicable",
+        "needs copy, change, which …",
+        "ValueError: &lt;boom&gt;",
+        "within a run",
+        "16-31.parquet cannot be read",
+        "a formula: random search here",
+        "nearopt run experiment=first",
+        "64 trainings = 64 configurations",
+        "not reached in",
+        "so random search is expected to need",
+    ):
+        assert words in page, words
+    markdown = (built / "report.md").read_text(encoding="utf-8")
+    assert "16-31.parquet" in markdown and "(<figures/curves,rank=low.svg>)" in markdown
+    for name in ("headline", "branin", "curves,rank=low"):
+        ElementTree.fromstring((built / "figures" / f"{name}.svg").read_text(encoding="utf-8"))
+    assert not [p for p in built.rglob(".*")]
+
+
+def test_the_same_folder_gives_the_same_bytes(built):
+    before = {p: p.read_bytes() for p in built.rglob("*") if p.is_file()}
+    report.build(built)
+    assert {p: p.read_bytes() for p in built.rglob("*") if p.is_file()} == before
+
+
+def test_one_objective_one_strategy_one_seed(tmp_path):
+    write_reference(tmp_path / "mine", 0.5, 1)
+    trace = trace_of(np.random.default_rng(6), [0], 10, 0.5)
+    write_cell(tmp_path / "mine" / "own", {10: trace}, budgets=[10])
+    page = report.build(tmp_path).read_text(encoding="utf-8")
+    assert "1 strategy on 1 objective, 1 run a cell" in page and "nothing is emphasised" in page
+
+
+def test_divergence_alone_and_missing_parts_still_make_a_report(tmp_path):
+    write_reference(tmp_path / "hard", 0.5, 8)
+    trace = trace_of(np.random.default_rng(7), range(8), 8, 0.5).assign(loss=np.nan, true_loss=np.nan)
+    write_cell(tmp_path / "hard" / "random", {8: trace}, budgets=[8])
+    write_cell(tmp_path / "hard" / "gp", budgets=[8])  # complete, but its trace is gone
+    write_cell(tmp_path / "lost" / "gp", {8: trace}, budgets=[8])  # no reference
+    (tmp_path / "hard" / "bad").mkdir()
+    (tmp_path / "hard" / "bad" / "cell.json").write_text('{"status": "compl')
+    page = report.build(tmp_path).read_text(encoding="utf-8")
+    for words in (
+        "not reached in 8 of 8",
+        "bad/cell.json cannot be read",
+        "nothing on lost can be scored",
+        "complete, but no trace of it can be scored",
+        "8 of 8 runs",
+    ):
+        assert words in page, words
+    row = pd.read_csv(tmp_path / "summary.csv").query("label == 'random'").iloc[0]
+    assert row["reached"] == 0 and np.isinf(row["budget_needed"]) and row["trials_restricted_mean"] == 8
+
+
+def test_no_folder_and_an_empty_one_say_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no results folder"):
+        report.build(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="no cell of results"):
+        report.build(tmp_path)
+
+
+def test_emphasis_only_where_intervals_are_apart():
+    rows = pd.DataFrame(
+        {
+            "label": ["a", "b"],
+            "runs": [64, 64],
+            "trials_median": [10.0, 20.0],
+            "ci_low": [8.0, 15.0],
+            "ci_high": [14.0, 25.0],
+        }
+    )
+    assert report.clear_best(rows, "within a run") == "a"
+    assert report.clear_best(rows.assign(ci_high=[15.0, 25.0]), "within a run") is None
+    assert report.clear_best(rows.assign(runs=[64, 5]), "within a run") is None
+    assert report.clear_best(rows[:1], "within a run") is None
+    never = rows.assign(trials_median=[10.0, np.inf], ci_low=[8.0, np.inf], ci_high=[14.0, np.inf])
+    assert report.clear_best(never, "within a run") == "a"
+    assert report.clear_best(never.assign(trials_median=np.inf, ci_low=np.inf), "within a run") is None
+
+
+def test_a_strategys_colour_is_its_names():
+    assert plots.colour("gp") == plots.colour("gp,workers=16") != plots.colour("random")
+    assert plots.dash("gp") == "-" != plots.dash("gp,workers=16")
+    names = ["mine", "random", "pbt", "defaults", "asha"]
+    assert sorted(names, key=plots.rank) == ["defaults", "random", "pbt", "asha", "mine"]
+    assert len(set(plots.COLOURS.values()) | set(plots.OTHERS)) == len(plots.COLOURS) + len(plots.OTHERS)
