@@ -142,7 +142,9 @@ def instance_key(index: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(1, impl="threefry2x32"), index)
 
 
-def instances_of(seeds: Sequence[int], first_instance: int = 1000, seeds_per_instance: int = 1) -> np.ndarray:
+def instances_of(
+    seeds: Sequence[int] | np.ndarray, first_instance: int = 1000, seeds_per_instance: int = 1
+) -> np.ndarray:
     """The instance i64[seeds] that each seed gets."""
     return first_instance + np.asarray(seeds, np.int64) // seeds_per_instance
 

@@ -274,6 +274,17 @@ def host_factory(factory: Function[..., Any]) -> bool:
     return "seed" in inspect.signature(factory).parameters
 
 
+def _own(factory: Function[..., Any], cube, seed: int) -> dict[str, Any]:
+    """What a `HostStrategy` factory is given besides: its seed and, if it takes it, the shared design."""
+    if "design" not in inspect.signature(factory).parameters:
+        return {"seed": seed}
+
+    def design(n: int) -> np.ndarray:
+        return np.asarray(cube.start(seed_keys(jnp.uint32(seed))[0], n))
+
+    return {"seed": seed, "design": design}
+
+
 def run(
     factory: Function[..., Any],
     objective: Any,
@@ -299,8 +310,8 @@ def run(
     called = isinstance(objective, Callable)
     if called and executor == "processes" and objective.form == "generator":
         raise ValueError("a generator cannot leave its process: use executor=threads, or the checkpoint form")
-    seeds = np.asarray(list(seeds)[:1] if debug else list(seeds), np.int64)
-    instances = instances_of(seeds, first_instance, seeds_per_instance)
+    lanes = list(seeds)[:1] if debug else list(seeds)
+    instances = instances_of(lanes, first_instance, seeds_per_instance).tolist()
     cube = objective.space.cube()
     settings = dict(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     frames, errors = [], []
@@ -313,9 +324,9 @@ def run(
             pool = stack.enter_context(ThreadPoolExecutor(workers))
         else:
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
-        for i, (seed, instance) in enumerate(zip(seeds.tolist(), instances.tolist(), strict=True)):
+        for i, (seed, instance) in enumerate(zip(lanes, instances, strict=True)):
             if host_factory(factory):
-                strategy = factory(**settings, seed=seed)
+                strategy = factory(**settings, **_own(factory, cube, seed))
                 player: Any = HostPlayer(strategy, cube.width)
             else:
                 player = PlainPlayer(factory, seed=seed, compiled=not debug, **settings)
@@ -331,5 +342,5 @@ def run(
             errors += [(seed, *error) for error in getattr(trainer, "errors", [])]
             frames.append(frame(columns, objective.space, [seed], [instance], budget))
             if progress is not None:
-                progress((i + 1) / len(seeds))
+                progress((i + 1) / len(lanes))
     return Run(pd.concat(frames, ignore_index=True), 0.0, time.perf_counter() - clock, errors)

@@ -272,7 +272,7 @@ def headline_figure(table: Any) -> str:
     """Trials-to-near-optimal of every strategy on every objective, as dots with intervals.
 
     table: a data frame, one row a cell, columns objective, label, median, low, high (within a run), needed
-    (planned; inf: not reached), limit (largest budget), runs, reached. Objectives keep the order in which they come."""
+    (planned; inf: not reached), limit (largest budget), runs, reached. Objectives keep their order."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import NullLocator
 

@@ -24,6 +24,10 @@ NONE = -1  # no such slot: a wait (trial), fresh weights (source)
 ABILITIES = ("stop", "resume", "copy", "change")
 
 
+class MissingExtra(ImportError, ValueError):
+    """A setting needs a library that is not installed; the message names the extra that brings it."""
+
+
 class Job(NamedTuple):
     """One slice of training.
 
@@ -120,7 +124,8 @@ class HostStrategy(Protocol):
     """The stateful twin, for numpy prototypes and libraries that are not JAX.
 
     Built as `factory(cube=..., max_epoch=..., budget=..., seed=...)`, driven by `loop`; it too has
-    `num_trials`, `anytime` and `needs`. Arrays are numpy.
+    `num_trials`, `anytime` and `needs`. Arrays are numpy. A factory that takes `design=` is given the seed's
+    shared start-up design as a function: n -> its first n rows, f32[n, d].
     """
 
     def ask(self) -> Job: ...

@@ -165,11 +165,11 @@ def reference_table(objective: Any, instances: Sequence[int], cache: Path | None
     """References of these instances, one row each: instance, optimum_static, optimum_dynamic, q_0 .. at
     LEVELS; `attrs["how"]` says how they were found. Looks into the stored table, then into `cache`, computes
     the rest and leaves all of it in `cache`."""
-    wanted = pd.Index(np.unique(np.asarray(instances, np.int64)), name="instance")
+    wanted = np.unique(np.asarray(instances, np.int64))
     stored = _load(objective)
     if stored is not None and "instance" not in stored:  # one row for every instance
         table = stored.loc[np.zeros(len(wanted), int)].reset_index(drop=True)
-        table.insert(0, "instance", wanted.to_numpy())
+        table.insert(0, "instance", wanted)
         table.attrs = stored.attrs
         parts, how = [table], stored.attrs["how"]
     else:
@@ -188,11 +188,11 @@ def reference_table(objective: Any, instances: Sequence[int], cache: Path | None
         left = wanted
         for part in known:
             if part is not None and part.attrs.get("settings") == settings_of(objective):
-                parts.append(part[part["instance"].isin(left)])
-                left = left.difference(part["instance"])
+                parts.append(part[part["instance"].isin(left.tolist())])
+                left = np.setdiff1d(left, part["instance"].to_numpy())
                 how = how or part.attrs.get("how")
         if len(left):
-            parts.append(compute(objective, left.to_numpy()))
+            parts.append(compute(objective, left.tolist()))
             how = how or parts[-1].attrs["how"]
     table = pd.concat([p.astype({"instance": np.int64}) for p in parts]).sort_values("instance")
     table = table.reset_index(drop=True)

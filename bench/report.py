@@ -660,7 +660,8 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
             "(median over instances). Right: share of the runs that are near-optimal for good, with its 95 %",
             "interval (Wilson). Lines run within the largest budget; open dots are the ends of runs planned",
             "for exactly that budget, by strategies that lay out their budget beforehand. In the tables,",
-            "E[min(T, B)] is what a run of the largest budget B spends until near-optimal or its end, on average.",
+            "E[min(T, B)] is what a run of the largest budget B spends on average until it is near-optimal",
+            "or at its end.",
         ),
     ]
     for objective in page.objectives:

@@ -165,7 +165,7 @@ class CompiledPlayer:
             out.append((*job, recommended))
         columns = [self._idle if o is None else [np.asarray(a) for a in o] for o in out]
         trial, source, x, until, recommended = (
-            (np.concatenate(c) if len(c) > 1 else c[0])[: self.lanes] for c in zip(*columns, strict=True)
+            (c[0] if len(c) == 1 else np.concatenate(c))[: self.lanes] for c in zip(*columns, strict=True)
         )
         return Job(trial, source, x, until), recommended
 
@@ -240,7 +240,7 @@ class CompiledTrainer:
         n = len(entries["lane"])
         stop = np.minimum(entries["until"], entries["start"] + self.chunk)
 
-        def pad(a, fill, dtype=np.int32):
+        def pad(a, fill, dtype: Any = np.int32):
             out = np.full((self.pool, *a.shape[1:]), fill, dtype)
             out[:n] = a
             return out
@@ -300,18 +300,18 @@ def simulate(
     NotApplicable, ContractError (a broken rule, with the job) and ValueError (no job fits the budget).
     """
     clock = time.perf_counter()
-    seeds = np.asarray(list(seeds), np.int64)
-    instances = instances_of(seeds, first_instance, seeds_per_instance)
+    lanes = np.asarray(list(seeds), np.int64)
+    instances = instances_of(lanes, first_instance, seeds_per_instance)
     cube = objective.space.cube()
     strategy = factory(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     applicable(strategy, objective)
-    cluster = make_cluster(strategy, objective, len(seeds), workers, budget)
+    cluster = make_cluster(strategy, objective, len(lanes), workers, budget)
     watch = Stopwatch()
     with jax.enable_x64(True):
         select = hasattr(objective, "chunk")
         keep = bool({"resume", "copy"} & strategy.needs) and objective.max_epoch > 1
-        player = CompiledPlayer(factory, cube, objective.max_epoch, budget, seeds, select, watch)
-        trainer = CompiledTrainer(objective, seeds, instances, workers, strategy.num_trials, keep, watch)
+        player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch)
+        trainer = CompiledTrainer(objective, lanes, instances, workers, strategy.num_trials, keep, watch)
         columns = drive(cluster, player, trainer, progress)
-    trace = frame(columns, objective.space, seeds, instances, budget)
+    trace = frame(columns, objective.space, lanes, instances, budget)
     return Run(trace, watch.compiling, time.perf_counter() - clock - watch.compiling, [])

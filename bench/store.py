@@ -68,7 +68,8 @@ def block_path(folder: Path, budget: float, first: int, last: int) -> Path:
 
 def write_block(folder: Path, budget: float, trace: pd.DataFrame, about: dict[str, Any]) -> Path:
     """Writes one block of seeds, with `about` (versions, device) in the file's metadata."""
-    path = block_path(folder, budget, int(trace["seed"].min()), int(trace["seed"].max()))
+    seeds = trace["seed"].to_numpy()
+    path = block_path(folder, budget, int(seeds.min()), int(seeds.max()))
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pyarrow.Table.from_pandas(trace, preserve_index=False)
     metadata = {b"nearopt": json.dumps({"format": FORMAT, **about}, default=str).encode()}

@@ -24,14 +24,13 @@ _WHERE = {
     "simulate": "bench.simulate",
     "load": "nearopt.results",
 }
-__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
-        raise AttributeError(f"nearopt has no {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(f"nearopt has no {name!r}; it has {', '.join(sorted(_WHERE))}")
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*sorted(_WHERE), "__version__"]

@@ -51,10 +51,9 @@ def _compose(group: str, name: str, where: tuple[Path, ...]) -> Any:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    override = [f"{group}={name}"]
-    if len(where) > 1:
-        override.append(f"hydra.searchpath=[file://{where[1]}]")
-    with initialize_config_dir(config_dir=str(where[0]), version_base="1.3"):
+    base, *own = where
+    override = [f"{group}={name}", *(f"hydra.searchpath=[file://{folder}]" for folder in own)]
+    with initialize_config_dir(config_dir=str(base), version_base="1.3"):
         return OmegaConf.to_container(compose("config", override)[group], resolve=True)
 
 

@@ -94,12 +94,10 @@ def overrides(words: list[str]) -> dict[str, str]:
     return found
 
 
-def _typed(key: str, value: Any) -> Any:
-    kind = ROOT[key]
-    if kind is list and not isinstance(value, list):
-        value = [value]
-    if kind is str:
-        value = str(value)
+def _typed(key: str, given: Any) -> Any:
+    kind: Any = ROOT[key]
+    value: Any = [given] if kind is list and not isinstance(given, list) else given
+    value = str(value) if kind is str else value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{key} must be {kind.__name__}, got {value!r}")
     if key == "budgets" and not all(isinstance(b, int | float) and b > 0 for b in value):

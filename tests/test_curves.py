@@ -18,7 +18,7 @@ def float64():
 
 
 def losses(objective, instances=16, configurations=256, epochs=EPOCHS, seed=0, told=False):
-    """True (or told) losses [instances, configurations, epochs], x of the same and each instance's optimum."""
+    """True (or told) losses [instances, configurations, epochs], x of those, each instance's optimum."""
 
     @jax.jit
     @jax.vmap

@@ -13,7 +13,7 @@ RULES = [  # layer, what it may import of our own, what it may not even so
     ("surrogates", ("surrogates", *CONTRACT), ()),
     ("bench/tasks", ("bench.tasks", "bench.reference", *CONTRACT), ()),
     ("bench", ("bench",), ("bench.tasks",)),
-    ("nearopt", ("nearopt", "bench"), ("bench.tasks",)),
+    ("nearopt", ("nearopt", "bench", "conf"), ("bench.tasks",)),
 ]
 LAYERS = [layer for layer, _, _ in RULES]
 

@@ -151,10 +151,11 @@ def _make_table(objective, settings, random, better, survivors, repeats, rounds,
     config = objective.space.decode(best[chosen[0]])
     shown = ", ".join(f"{name}={v:.3g}" for name, v in config.items())
     how = (
-        f"quantiles: mean test loss at epoch {objective.max_epoch} of {random} uniform random configurations, "
-        f"each with its own seed and split, the best {better} with {repeats} fresh ones, the best {survivors} "
-        f"of those with {2 * repeats} fresh ones again; diverged = worst. optimum_static: the best {survivors} "
-        f"by validation and {rounds} rounds of {survivors} perturbations of the best {finalists} so far, "
+        f"quantiles: mean test loss at epoch {objective.max_epoch} of {random} uniform random "
+        f"configurations, each with its own seed and split, the best {better} with {repeats} fresh ones, the "
+        f"best {survivors} of those with {2 * repeats} fresh ones again; diverged = worst. optimum_static: "
+        f"the best {survivors} by validation and {rounds} rounds of {survivors} perturbations of the best "
+        f"{finalists} so far, "
         f"{repeats} fresh seeds and splits each; the best {finalists} retrained with {final_repeats} fresh "
         f"seeds and splits; configuration and epoch chosen by mean test loss on {half}, valued on the other "
         f"{final_repeats - half}: {shown}, epoch {epoch}; standard error "

@@ -72,7 +72,7 @@ def main(words: list[str] | None = None) -> int:
         sys.path.insert(0, str(Path.cwd()))
     command = importlib.import_module(f"nearopt.commands.{name}")
     if any(w in ("-h", "--help") for w in words):
-        print(f"usage: {program()} {name} {command.USAGE}\n\n{command.__doc__.strip()}")
+        print(f"usage: {program()} {name} {command.USAGE}\n\n{(command.__doc__ or '').strip()}")
         return 0
     from nearopt.catalogue import UserError
 

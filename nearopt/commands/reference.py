@@ -15,7 +15,7 @@ USAGE = "objective=NAME"
 
 
 def main(words: list[str]) -> int:
-    given = dict(w.partition("=")[::2] for w in words)
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     if set(given) != {"objective"} or not given["objective"]:
         raise UserError("reference needs objective=NAME")
     from bench.reference import make
