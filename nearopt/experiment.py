@@ -7,12 +7,14 @@ strategy; objectives run in parallel processes, since one compiled program runs 
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -257,9 +259,12 @@ def _say(strategy: Any) -> str:
     return str(describe() if callable(describe) else getattr(strategy, "note", ""))
 
 
-def run_cell(cell: Cell) -> tuple[str, float, float, list[str]]:
+def run_cell(
+    cell: Cell, progress: Callable[[float], None] | None = None
+) -> tuple[str, float, float, list[str]]:
     """Runs what a cell lacks and writes it; returns (status, seconds compiling, seconds running, warnings).
-    What it raises becomes a failed cell with its traceback, and what was there stays."""
+    What it raises becomes a failed cell with its traceback, and what was there stays. `progress` is called
+    with the share of the cell that is done."""
     from bench import loop, simulate
 
     before = store.read_cell(cell.folder) or {}
@@ -290,8 +295,16 @@ def run_cell(cell: Cell) -> tuple[str, float, float, list[str]]:
                 first_instance=cell.first_instance,
                 seeds_per_instance=cell.seeds_per_instance,
             )
-            raised = 0
+            total = sum(budget * len(seeds) for budget, seeds in wanted.todo)
+            raised, done = 0, 0.0
             for budget, seeds in wanted.todo:
+                share = budget * len(seeds)
+
+                def part(fraction: float, done=done, share=share) -> None:
+                    if progress is not None:
+                        progress((done + fraction * share) / total)
+
+                settings["progress"] = part
                 if compiled:
                     run = simulate.simulate(factory, objective, seeds=seeds, budget=budget, **settings)
                 else:
@@ -301,7 +314,8 @@ def run_cell(cell: Cell) -> tuple[str, float, float, list[str]]:
                 about = {"versions": record["versions"], "device": record["device"]}
                 if not cell.debug:
                     store.write_block(cell.folder, budget, run.trace, about)
-                record["trainings"] += budget * len(seeds)
+                done += share
+                record["trainings"] += share
                 raised += len(run.errors)
                 warnings += [
                     f"seed {s} job {j}: {text.strip().splitlines()[-1]}" for s, j, text in run.errors[:3]
@@ -319,7 +333,12 @@ def run_cell(cell: Cell) -> tuple[str, float, float, list[str]]:
     return record["status"], compile_s, run_s, warnings
 
 
-def _run_objective(group: list[Cell], cache: str, report: Callable[[Cell, tuple], None]) -> None:
+Say = Callable[
+    [tuple], None
+]  # takes ("share", label of the cell, share done) or ("done", label, line, notes)
+
+
+def _run_objective(group: list[Cell], cache: str, say: Say) -> None:
     """One objective's cells, and its reference."""
     import numpy as np
 
@@ -328,7 +347,22 @@ def _run_objective(group: list[Cell], cache: str, report: Callable[[Cell, tuple]
 
     _use_cache(cache)
     for cell in group:
-        report(cell, run_cell(cell))
+        name = f"{cell.objective.label:<20} {cell.label:<24}"
+        said = 0.0
+
+        def share(done: float, name=name) -> None:
+            nonlocal said
+            if time.monotonic() - said > 0.2:
+                said = time.monotonic()
+                say(("share", name, done))
+
+        status, compile_s, run_s, warnings = run_cell(cell, share)
+        what = f"{compile_s + run_s:6.1f} s ({compile_s:.1f} compiling)" if compile_s + run_s else ""
+        if status == store.COMPLETE:
+            what = what or "already complete"
+        else:
+            what = status
+        say(("done", name, what, warnings))
     cell = group[0]
     if cell.debug:
         return
@@ -338,7 +372,7 @@ def _run_objective(group: list[Cell], cache: str, report: Callable[[Cell, tuple]
         instances = instances_of(seeds, cell.first_instance, cell.seeds_per_instance)
         reference_table(objective, instances.tolist(), cell.folder.parent / "reference.parquet")
     except Exception as error:
-        print(f"{cell.objective.label}: no reference: {error}", flush=True)
+        say(("done", "", f"{cell.objective.label}: no reference: {error}", []))
 
 
 def _use_cache(folder: str) -> None:
@@ -355,39 +389,82 @@ def cache_folder() -> str:
     return str(Path(base) / "nearopt" / "jax")
 
 
-_counter: Any = None
+class _Progress:
+    """A line for each cell that ends; under them, where a person looks on, a bar of what is done."""
+
+    def __init__(self, total: int):
+        from tqdm import tqdm
+
+        self.total, self.done, self.shares = total, 0, {}
+        self.bar = tqdm(
+            total=float(total),
+            disable=None,
+            leave=False,
+            bar_format="{percentage:3.0f} % |{bar:40}| {elapsed}",
+        )
+
+    def __call__(self, message: tuple) -> None:
+        kind, name, *rest = message
+        if kind == "share":
+            self.shares[name] = rest[0]
+        else:
+            what, notes = rest
+            self.shares.pop(name, None)
+            self.done += bool(name)
+            line = f"[{self.done:>3}/{self.total}] {name} {what}" if name else what
+            for text in [line, *(f"          {note}" for note in notes)]:
+                self.bar.write(text)
+            sys.stdout.flush()
+        self.bar.n = self.done + sum(self.shares.values())
+        self.bar.refresh()
 
 
-def _line(cell: Cell, result: tuple, total: int) -> None:
-    status, compile_s, run_s, warnings = result
-    with _counter.get_lock():
-        _counter.value += 1
-        done = _counter.value
-    what = f"{compile_s + run_s:6.1f} s ({compile_s:.1f} compiling)" if compile_s + run_s else ""
-    what = (
-        what
-        if status == store.COMPLETE and what
-        else ("already complete" if status == store.COMPLETE else status)
-    )
-    print(f"[{done:>3}/{total}] {cell.objective.label:<20} {cell.label:<24} {what}", flush=True)
-    for warning in warnings:
-        print(f"          {warning}", flush=True)
+_put: Any = None  # in a worker process: what its messages go through
 
 
-def _start_process(counter: Any) -> None:
-    global _counter
-    _counter = counter
+def _start_process(put: Say) -> None:
+    global _put
+    _put = put
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
 
 
-def _process(group: list[Cell], cache: str, total: int) -> None:
-    _run_objective(group, cache, lambda cell, result: _line(cell, result, total))
+def _process(group: list[Cell], cache: str) -> None:
+    _run_objective(group, cache, _put)
+
+
+def _run_parallel(groups: list[list[Cell]], processes: int, say: Say) -> None:
+    """Objectives in processes of their own; what they say is said here."""
+    # One thread each: several compiled programs on a few cores would only get in each other's way.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    context = get_context("spawn")
+    messages: Any = context.Queue()
+    pool = ProcessPoolExecutor(processes, context, _start_process, (messages.put,))
+    try:
+        left = {pool.submit(_process, group, cache_folder()) for group in groups}
+        while left or not messages.empty():
+            try:
+                say(messages.get(timeout=0.1))
+            except queue.Empty:
+                ended = {future for future in left if future.done()}
+                for future in ended:
+                    future.result()
+                left -= ended
+    except BrokenProcessPool:
+        raise UserError(
+            "a process was killed, perhaps for want of memory; finished cells are kept: "
+            "the same command with processes=1 completes the rest"
+        ) from None
+    except BaseException:
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def run(experiment: Experiment) -> bool:
     """Runs what is missing, one line a cell; returns whether no cell failed. Raises KeyboardInterrupt with
     every finished cell kept."""
-    global _counter
     todo = cells(experiment)
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
     clock = time.perf_counter()
@@ -398,26 +475,15 @@ def run(experiment: Experiment) -> bool:
     order = sorted(groups.values(), key=lambda g: -_weight(g[0]))
     processes = experiment.processes or min(os.cpu_count() or 1, 4)
     processes = 1 if experiment.debug else min(processes, len(order))
-    context = get_context("spawn")
-    _counter = context.Value("i", 0)
-    if processes == 1:
-        for group in order:
-            _process(group, cache_folder(), len(todo))
-    else:
-        os.environ.setdefault(
-            "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        )
-        pool = ProcessPoolExecutor(processes, context, _start_process, (_counter,))
-        try:
-            futures = [pool.submit(_process, group, cache_folder(), len(todo)) for group in order]
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            for worker in list((pool._processes or {}).values()):
-                worker.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
+    progress = _Progress(len(todo))
+    try:
+        if processes == 1:
+            for group in order:
+                _run_objective(group, cache_folder(), progress)
+        else:
+            _run_parallel(order, processes, progress)
+    finally:
+        progress.bar.close()
     if not experiment.debug:
         about = {
             "name": experiment.name, "seeds": experiment.seeds, "budgets": list(experiment.budgets),
@@ -432,6 +498,9 @@ def run(experiment: Experiment) -> bool:
 
 def _weight(cell: Cell) -> float:
     """A guess of how long an objective takes: real training above all, then epochs."""
-    target = str(cell.objective.settings.get("_target_", ""))
-    epochs = float(cell.objective.settings.get("max_epoch") or 1)
-    return epochs * max(cell.budgets) * cell.seeds * (1000.0 if target.startswith("bench.tasks") else 1.0)
+    try:
+        objective = catalogue.build(cell.objective.settings)
+    except UserError:
+        return 0.0
+    loop = 1000.0 if hasattr(objective, "chunk") else 1.0
+    return loop * getattr(objective, "max_epoch", 1) * max(cell.budgets) * cell.seeds

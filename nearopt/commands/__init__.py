@@ -18,6 +18,11 @@ def program() -> str:
     return os.environ.get("NEAROPT_COMMAND", "nearopt")
 
 
+def count(n: int, word: str) -> str:
+    """`1 strategy`, `2 strategies`."""
+    return f"{n} {word}" if n == 1 else f"{n} {word[:-1]}ies" if word.endswith("y") else f"{n} {word}s"
+
+
 def usage() -> str:
     lines = [
         f"usage: {program()} [COMMAND] [...]",

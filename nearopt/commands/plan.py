@@ -12,6 +12,7 @@ import nearopt
 from bench import store
 from nearopt import experiment
 from nearopt.catalogue import UserError
+from nearopt.commands import count
 
 HELP = "what would run, and for how long"
 USAGE = "[experiment=NAME] [key=value ...]"
@@ -32,7 +33,7 @@ def seconds(cell: experiment.Cell, blocks) -> tuple[float, float] | None:
 def main(words: list[str]) -> int:
     wanted = experiment.read(words)
     todo = experiment.cells(wanted)
-    print(f"{wanted.name}: {len(todo)} cells, into {wanted.folder}")
+    print(f"{wanted.name}: {count(len(todo), 'cell')}, into {wanted.folder}")
     said: set[str] = set()
     total, unknown, left = 0.0, 0, 0
     for cell in todo:
@@ -55,9 +56,12 @@ def main(words: list[str]) -> int:
             if text and text not in said:
                 said.add(text)
                 print(f"      {text}")
+    if not left:
+        print("nothing to run: every cell is complete or not applicable")
+        return 0
     known = f"about {total:.0f} s of one core" if left > unknown else "time unknown"
     print(
-        f"{left} cells to run, {known}"
+        f"{count(left, 'cell')} to run, {known}"
         + (f"; {unknown} of them never timed" if unknown and left > unknown else "")
     )
     return 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 
 from nearopt import experiment
-from nearopt.commands import program
+from nearopt.commands import count, program
 
 HELP = "run an experiment, then build its report"
 USAGE = "[experiment=NAME] [key=value ...]"
@@ -27,9 +27,10 @@ def main(words: list[str]) -> int:
     wanted = experiment.read(words)
     todo = experiment.cells(wanted)
     budgets = ", ".join(f"{b:g}" for b in wanted.budgets)
+    size = " on ".join([count(len(wanted.strategies), "strategy"), count(len(wanted.objectives), "objective")])
     print(
-        f"{wanted.name}: {len(wanted.strategies)} strategies on {len(wanted.objectives)} objectives "
-        f"({len(todo)} cells), {wanted.seeds} seeds, budgets {budgets} full trainings",
+        f"{wanted.name}: {size} ({count(len(todo), 'cell')}), {count(wanted.seeds, 'seed')}, "
+        f"budgets {budgets} full trainings",
         flush=True,
     )
     for name, own in wanted.per_objective.items():
