@@ -1,23 +1,26 @@
 """What conf/ lists, one's own ./conf included, and how its entries become cells.
 
 Entries are `NAME` or `NAME,setting=value,...`, as they stand in experiment files and name the folders of
-results. Hydra composes each one; the sweep over them is ours, because a failing Hydra job ends the sweep
-without its callbacks, and one strategy's setting cannot be swept beside another strategy.
+results; an objective's may go on with wrappers, `NAME+WRAPPER,setting=value+WRAPPER`. Hydra composes each
+name; the sweep over them is ours, because a failing Hydra job ends the sweep without its callbacks, and one
+strategy's setting cannot be swept beside another strategy.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import conf as shipped
 
 GROUPS = ("strategy", "objective", "cluster", "experiment")
+LISTED = ("strategy", "objective", "wrapper", "cluster", "experiment")  # wrappers: in an objective's entry
 ROOT = {
     "name": str, "seeds": int, "budgets": list, "processes": int, "first_instance": int,
     "seeds_per_instance": int, "debug": bool, "per_objective": dict,
@@ -52,7 +55,9 @@ def _compose(group: str, name: str, where: tuple[Path, ...]) -> Any:
     from omegaconf import OmegaConf
 
     base, *own = where
-    override = [f"{group}={name}", *(f"hydra.searchpath=[file://{folder}]" for folder in own)]
+    # Wrappers have no place among config.yaml's defaults, hence the plus.
+    plus = "+" if group == "wrapper" else ""
+    override = [f"{plus}{group}={name}", *(f"hydra.searchpath=[file://{folder}]" for folder in own)]
     with initialize_config_dir(config_dir=str(base), version_base="1.3"):
         return OmegaConf.to_container(compose("config", override)[group], resolve=True)
 
@@ -74,6 +79,9 @@ def parse(text: str) -> Any:
     """A value as YAML reads it: 4, .5, null, true, word, [1, 2]."""
     import yaml
 
+    # To Hydra a number, to YAML 1.1 a word.
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text.strip()):
+        return float(text)
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -82,7 +90,10 @@ def parse(text: str) -> Any:
 
 @dataclass(frozen=True)
 class Entry:
-    """One strategy or objective with its settings; `label` is its name and what differs from its YAML."""
+    """One strategy or objective with its settings; `label` is its name and what differs from its YAML.
+
+    A wrapped objective's name includes its wrappers up to the first setting; its settings are those of the
+    outermost wrapper, with `base`, the settings of what it goes around, and `name`, the label."""
 
     group: str
     name: str
@@ -94,34 +105,64 @@ class Entry:
         return self.group, self.label
 
 
+class _Part(NamedTuple):
+    """One name of an entry with its YAML and the settings that the text gives."""
+
+    group: str
+    name: str
+    base: dict[str, Any]
+    wanted: dict[str, Any]
+
+    @property
+    def known(self) -> list[str]:
+        return [k for k in self.base if not k.startswith("_")]
+
+    def settle(self) -> tuple[str, dict[str, Any]]:
+        """(label, settings); raises UserError."""
+        label, settings = self.name, dict(self.base)
+        for setting, value in self.wanted.items():
+            if setting not in self.known:
+                hint = nearest(setting, self.known) if self.known else "; it has none"
+                raise UserError(f"{self.name} has no setting {setting!r}{hint}")
+            if value != settings[setting]:
+                label += f",{setting}={value}".replace(" ", "").replace("/", "_")
+            settings[setting] = value
+        return label, settings
+
+
 def entry(group: str, text: str, changes: dict[str, Any] | None = None) -> Entry:
-    """Reads `NAME,setting=value,...`; `changes` are further settings. Raises UserError."""
-    name, *parts = split(text)
-    base = load(group, name)
-    wanted = dict(changes or {})
-    for part in parts:
-        setting, equals, value = part.partition("=")
-        if not equals:
-            raise UserError(f"{group} {text!r}: expected setting=value after the comma, got {part!r}")
-        wanted[setting] = parse(value)
-    settings = [k for k in base if not k.startswith("_")]
-    label = name
-    for setting, value in wanted.items():
-        if setting not in settings:
-            hint = nearest(setting, settings) if settings else "; it has none"
-            raise UserError(f"{name} has no setting {setting!r}{hint}")
-        if value != base[setting]:
-            label += f",{setting}={value}".replace(" ", "").replace("/", "_")
-        base[setting] = value
-    return Entry(group, name, label, base)
+    """Reads `NAME,setting=value,...`, an objective's with `+WRAPPER,setting=value,...` for each wrapper;
+    `changes` are further settings, each for the outermost part that has it. Raises UserError."""
+    pieces = _cut(text, "+") if group == "objective" else [text]
+    parts = []
+    for i, piece in enumerate(pieces):
+        kind = "wrapper" if i else group
+        name, *settings = _cut(piece, ",")
+        wanted = {}
+        for part in settings:
+            setting, equals, value = part.partition("=")
+            if not equals:
+                raise UserError(f"{kind} {piece!r}: expected setting=value after the comma, got {part!r}")
+            wanted[setting] = parse(value)
+        parts.append(_Part(kind, name, load(kind, name), wanted))
+    for setting, value in (changes or {}).items():
+        owner = next((p for p in reversed(parts) if setting in p.known), parts[0])
+        owner.wanted[setting] = value
+    label, settings = parts[0].settle()
+    for part in parts[1:]:
+        own, outer = part.settle()
+        label = f"{label}+{own}"
+        settings = outer | {"base": settings, "name": label}
+    return Entry(group, label.partition(",")[0], label, settings)
 
 
-def split(text: str) -> list[str]:
-    """Splits at commas outside brackets."""
+def _cut(text: str, mark: str) -> list[str]:
+    """Cuts at a mark outside brackets; at a plus only before a name, since 1e+3 is a number."""
     parts, depth, word = [], 0, ""
-    for c in str(text):
+    text = str(text)
+    for i, c in enumerate(text):
         depth += (c in "[{(") - (c in "]})")
-        if c == "," and depth == 0:
+        if c == mark and depth == 0 and (mark != "+" or re.match(r"\s*[A-Za-z_]", text[i + 1 :])):
             parts.append(word)
             word = ""
         else:
@@ -129,14 +170,32 @@ def split(text: str) -> list[str]:
     return [p.strip() for p in [*parts, word]]
 
 
+def split(text: str) -> list[str]:
+    """Entries or values of a list: cut at commas outside brackets, but `setting=value` belongs to the entry
+    before it."""
+    found: list[str] = []
+    for part in _cut(text, ","):
+        if found and re.match(r"[A-Za-z_]\w*=", part):
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
+
+
 def build(settings: dict[str, Any]) -> Any:
-    """Makes what a YAML's `_target_` names; raises UserError in one line."""
+    """Makes what a YAML's `_target_` names. Where there is a `base`, it is a wrapper, which is called with
+    the base, made first, and the name. Raises UserError in one line."""
     from hydra.utils import instantiate
 
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    own, base = settings, None
+    if "_target_" in (settings.get("base") or ()):
+        base = build(settings["base"])
+        own = {k: v for k, v in settings.items() if k not in ("base", "name")}
     try:
-        return instantiate(settings, _convert_="all")
+        made = instantiate(own, _convert_="all")
+        return made if base is None else made(base, settings["name"])
     except Exception as error:
         cause = error.__cause__ or error
         line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
