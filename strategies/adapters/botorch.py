@@ -1,10 +1,10 @@
 """BoTorch's Gaussian process with LogEI, set up as its documentation does.
 
-Balandat et al. 2020, "BoTorch", arXiv 1910.06403; Ament et al. 2023 (LogEI), arXiv 2310.20708; Hvarfner et al.
-2024 (dimension-scaled priors, the library's defaults), arXiv 2402.02229; Daulton et al. 2022 (mixed spaces),
-arXiv 2210.10199. Inputs lie in the unit cube, outcomes are standardised by the model. With choices that have no
-order the model is MixedSingleTaskGP; where an axis is discrete, the acquisition is maximised by
-`optimize_acqf_mixed_alternating`. A loss that is not finite counts as the worst finite one.
+Balandat et al. 2020, "BoTorch", arXiv 1910.06403; Ament et al. 2023 (LogEI), arXiv 2310.20708; Hvarfner et
+al. 2024 (dimension-scaled priors, the library's defaults), arXiv 2402.02229. Inputs lie in the unit cube,
+outcomes are standardised by the model. With choices that have no order the model is MixedSingleTaskGP; where
+an axis is discrete, the acquisition is maximised by `optimize_acqf_mixed_alternating`. A loss that is not
+finite counts as the worst finite one.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ class BoTorch:
         for name, value in (("start", start), ("restarts", restarts), ("raw_samples", raw_samples)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        torch, *_ = needed("BoTorch", "torch", "botorch", "gpytorch")
-        torch.set_num_threads(1)
+        self.torch, self.fit, self.optim, self.models, self.mlls, self.acquisitions = needed(
+            "BoTorch", "torch", "botorch.fit", "botorch.optim", "botorch.models", "gpytorch.mlls",
+            "botorch.acquisition",
+        )  # fmt: skip
+        self.torch.set_num_threads(1)
         self.cube, self.max_epoch, self.budget, self.seed = cube, max_epoch, budget, seed
         self.acquisition, self.restarts, self.raw_samples = acquisition, restarts, raw_samples
         self.axes = axes(cube)
@@ -74,7 +77,7 @@ class BoTorch:
             units = np.random.default_rng((self.seed, k)).random(len(self.axes))
             self.x.append(point(self.cube, units))
         else:
-            with _quiet(self.seed, k):
+            with _quiet(self.torch, self.seed, k):
                 self.x.append(self._propose())
         return Job(k, NONE, self.x[k], self.max_epoch)
 
@@ -88,11 +91,9 @@ class BoTorch:
             return wait(self.cube)
         losses = np.array([self.loss[k] for k in told])
         if np.isfinite(losses).any() and len(told) >= len(self.design):
-            import torch
-
-            with _quiet(self.seed, len(self.x)):
+            with _quiet(self.torch, self.seed, len(self.x)):
                 model = self._model()
-                with torch.no_grad():
+                with self.torch.no_grad():
                     mean = model.posterior(self._tensor(told)).mean[:, 0].numpy()
             losses = np.where(np.isfinite(losses), -mean, np.inf)
         best = told[int(np.argmin(np.where(np.isnan(losses), np.inf, losses)))]
@@ -108,58 +109,42 @@ class BoTorch:
         return found
 
     def _tensor(self, trials: list[int]) -> Any:
-        import torch
-
-        return torch.tensor([self._features(self.x[k]) for k in trials], dtype=torch.float64)
+        return self.torch.tensor([self._features(self.x[k]) for k in trials], dtype=self.torch.float64)
 
     def _model(self) -> Any:
         """The model of all losses told, fitted once for each number of them."""
         if self.fitted[0] == len(self.loss):
             return self.fitted[1]
-        import torch
-        from botorch.exceptions import ModelFittingError
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import MixedSingleTaskGP, SingleTaskGP
-        from gpytorch.mlls import ExactMarginalLogLikelihood
-
         told = sorted(self.loss)
         losses = np.array([self.loss[k] for k in told])
         losses = np.where(np.isfinite(losses), losses, losses[np.isfinite(losses)].max())
-        y = -torch.tensor(losses, dtype=torch.float64)[:, None]
+        y = -self.torch.tensor(losses, dtype=self.torch.float64)[:, None]
         choices = [i for i, axis in enumerate(self.axes) if axis.unordered]
         x = self._tensor(told)
-        model = MixedSingleTaskGP(x, y, choices) if choices else SingleTaskGP(x, y)
-        with contextlib.suppress(ModelFittingError):  # then the priors' modes have to do
-            fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+        models = self.models
+        model = models.MixedSingleTaskGP(x, y, choices) if choices else models.SingleTaskGP(x, y)
+        with contextlib.suppress(self.fit.ModelFittingError):  # then the priors' modes have to do
+            self.fit.fit_gpytorch_mll(self.mlls.ExactMarginalLogLikelihood(model.likelihood, model))
         self.fitted = len(self.loss), model
         return model
 
     def _acquisition(self, model: Any) -> Any:
-        from botorch.acquisition import (
-            LogExpectedImprovement,
-            qLogExpectedImprovement,
-            qLogNoisyExpectedImprovement,
-        )
-
         told = sorted(self.loss)
         pending = [k for k in range(len(self.x)) if k not in self.loss]
         waiting = self._tensor(pending) if pending else None
         if self.acquisition == "lognei":
-            return qLogNoisyExpectedImprovement(
+            return self.acquisitions.qLogNoisyExpectedImprovement(
                 model, self._tensor(told), X_pending=waiting, prune_baseline=True
             )
         best = -min(loss for loss in self.loss.values() if np.isfinite(loss))
         if waiting is None:
-            return LogExpectedImprovement(model, best)
-        return qLogExpectedImprovement(model, best, X_pending=waiting)
+            return self.acquisitions.LogExpectedImprovement(model, best)
+        return self.acquisitions.qLogExpectedImprovement(model, best, X_pending=waiting)
 
     def _propose(self) -> np.ndarray:
-        import torch
-        from botorch.optim import optimize_acqf, optimize_acqf_mixed_alternating
-
         acquisition = self._acquisition(self._model())
-        bounds = torch.zeros(2, len(self.axes), dtype=torch.float64)
-        bounds[1] = torch.tensor([float(a.last) if a.unordered else 1.0 for a in self.axes])
+        bounds = self.torch.zeros(2, len(self.axes), dtype=self.torch.float64)
+        bounds[1] = self.torch.tensor([float(a.last) if a.unordered else 1.0 for a in self.axes])
         search: dict[str, Any] = dict(q=1, num_restarts=self.restarts, raw_samples=self.raw_samples)
         if any(axis.whole for axis in self.axes):
             levels = {i: list(range(a.first, a.last + 1)) for i, a in enumerate(self.axes) if a.whole}
@@ -168,11 +153,11 @@ class BoTorch:
             ordered = {i: units for i, units in ordered.items() if i not in choices}
             for i, units in ordered.items():  # the ends of the unit interval stand for no value
                 bounds[0, i], bounds[1, i] = units[0], units[-1]
-            found, _ = optimize_acqf_mixed_alternating(
+            found, _ = self.optim.optimize_acqf_mixed_alternating(
                 acquisition, bounds, discrete_dims=ordered, cat_dims=choices, **search
             )
         else:
-            found, _ = optimize_acqf(acquisition, bounds, **search)
+            found, _ = self.optim.optimize_acqf(acquisition, bounds, **search)
         units = [
             axis.unit(round(v)) if axis.unordered else v
             for axis, v in zip(self.axes, found[0].tolist(), strict=True)
@@ -181,11 +166,9 @@ class BoTorch:
 
 
 @contextlib.contextmanager
-def _quiet(seed: int, k: int):
+def _quiet(torch: Any, seed: int, k: int):
     """Torch's generator seeded for this trial and restored, and the library's warnings unheard: of scaling,
     of restarts, of jitter."""
-    import torch
-
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(1_000_003 * seed + k)

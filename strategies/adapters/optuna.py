@@ -1,9 +1,9 @@
 """Samplers and the Hyperband pruner of Optuna, through its ask-and-tell interface.
 
 Akiba et al. 2019, "Optuna", arXiv 1907.10902; https://optuna.readthedocs.io. Defaults are the library's own.
-Departures, all for the comparison's sake: the start-up trials are the shared design's, enqueued; a loss that
-is not finite is told as infinity, which Optuna's samplers rank last, where `nan` would make the trial a failed
-one and be forgotten.
+Departures, for the comparison's sake: the start-up trials are the shared design's, enqueued; a loss that is
+not finite is told as infinity, which Optuna's samplers rank last, where `nan` would make the trial a failed
+one, which they forget.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ class Optuna:
     """One study in memory. Without a pruner each trial is one full training.
 
     sampler: gp, tpe, random or cmaes · pruner: none or hyperband, which trains each trial from rung to rung
-    (1, 3, 9 ... epochs) until it is pruned · start: trials of the shared design before the sampler; with random
-    search there is no difference · multivariate: tpe's, null for the library's default · deterministic: gp's,
-    true says that losses have no noise.
+    (1, 3, 9 ... epochs) until it is pruned · start: trials of the shared design before the sampler's own ·
+    multivariate: tpe's, null for the library's default · deterministic: gp's, true: losses have no noise.
     """
 
     anytime = True
@@ -66,16 +65,16 @@ class Optuna:
         self.axes = axes(cube)
         self.pruned = optuna.trial.TrialState.PRUNED
         self.distributions = {f"x{i}": _distribution(optuna, axis) for i, axis in enumerate(self.axes)}
-        made = optuna.pruners.HyperbandPruner(1, max_epoch, ETA) if self.pruning else optuna.pruners.NopPruner()
+        pruners = optuna.pruners
         self.study = optuna.create_study(
             sampler=_sampler(optuna, sampler, start, multivariate, deterministic, seed),
-            pruner=made,
+            pruner=pruners.HyperbandPruner(1, max_epoch, ETA) if self.pruning else pruners.NopPruner(),
             study_name=f"seed {seed}",  # the pruner draws a trial's bracket from it
         )
         self.design = first_points(cube, min(start, self.num_trials), seed, design)
         for x in self.design:
             self.study.enqueue_trial({f"x{i}": axis.value(x[i]) for i, axis in enumerate(self.axes)})
-        # The GP's sampler warns at every model that a diverged loss is clipped to the worst one, as it should.
+        # The GP's sampler warns with every model that it clips a diverged loss to the worst one: it should.
         warnings.filterwarnings("ignore", "Clip non-finite values", UserWarning)
         self.trials: list[Any] = []
         self.x: list[np.ndarray] = []
