@@ -131,7 +131,10 @@ class Cluster:
         used = source != NONE
         moved = ((self.last_x[lanes, parent] != x) & ~self.change).any(1)
         rules = [
-            ((trial < 0) | (trial >= self.num_trials), f"trial must lie in [0, {self.num_trials})"),
+            (
+                (trial < 0) | (trial >= self.num_trials),
+                f"trial must lie in [0, {self.num_trials}), after the last one an ask waits (trial {NONE})",
+            ),
             ((source < NONE) | (source >= self.num_trials), f"source must lie in [-1, {self.num_trials})"),
             (until > self.max_epoch, f"until exceeds max_epoch {self.max_epoch}"),
             (~((x >= 0) & (x <= 1)).all(1), "x leaves the unit cube"),

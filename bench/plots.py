@@ -186,7 +186,7 @@ def objective_figure(
     The frames have columns label, budget, middle, low, high; `planned_*` hold the runs planned for each
     budget of strategies that are not anytime. `ratio`: regret is a loss over the static optimum. `goal`: the
     level of near-optimal, `dynamic`: of the dynamic optimum, nan where there is none."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = _figure(10.4, 3.75, 2)
     figure.subplots_adjust(left=0.075, right=0.985, bottom=0.15, top=0.79, wspace=0.2)
@@ -206,20 +206,11 @@ def objective_figure(
     decades = np.log10(positive.max() / positive.min()) if len(positive) else 0.0
     lowest = edges.min(initial=0)
     if ratio and len(positive):
-        left.set_yscale("log")
         above = edges[edges > 0]
-        left.set_ylim(above.min() / 1.15, above.max() * 1.15)
-        if above.max() / above.min() < 30:
-            left.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-            subs = [1, 2, 5] if above.max() / above.min() > 4 else [1, 1.2, 1.5, 2, 3, 5]
-            from matplotlib.ticker import LogLocator
-
-            left.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-            left.yaxis.set_minor_formatter(NullFormatter())
+        _log_axis(left, above.min() / 1.15, above.max() * 1.15)
     elif lowest >= 0 and decades > 1.3:
-        left.set_yscale("log")
         above = edges[edges > 0]
-        left.set_ylim(max(above.min(), positive.max() * 1e-8) / 1.3, above.max() * 1.3)
+        _log_axis(left, max(above.min(), positive.max() * 1e-8) / 1.3, above.max() * 1.3)
     elif lowest < 0 and decades > 1.3 and goal > 0:
         left.set_yscale("symlog", linthresh=goal, linscale=0.6)
         left.set_ylim(1.5 * lowest, 1.5 * edges.max())
@@ -253,6 +244,20 @@ def objective_figure(
         columnspacing=1.4,
     )
     return svg(figure, name)
+
+
+def _log_axis(ax: Any, low: float, high: float) -> None:
+    """A log axis from low to high; over few decades its ticks are plain numbers, not powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    if high / low > 500:
+        return
+    subs = [1, 1.2, 1.5, 2, 3, 5] if high / low < 5 else [1, 2, 5]
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _tag(ax: Any, level: float, text: str, tint: str = INK) -> None:

@@ -591,7 +591,7 @@ def _trouble_list(page: Page) -> str:
     return f'<div class="small">{"".join(parts)}</div>' if parts else ""
 
 
-def _prose(kind: str, *text: str) -> str:
+def _prose(*text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{" ".join(text)}</p>'
 
 
@@ -612,10 +612,10 @@ def _answer(page: Page, figures: dict[str, str]) -> list[str]:
     out = [
         "<h1>What budget does each strategy need?</h1>",
         _prose(
-            "sub",
             f"Experiment <b>{_e(page.name)}</b>: {strategies}",
             f"on {_plural(len(page.objectives), 'objective')}, {size}, budgets",
             f"{', '.join(f'{b:g}' for b in budgets) or 'none'} (in full trainings).",
+            kind="sub",
         ),
         '<ul class="verdict">' + "".join(f"<li>{_e(s)}</li>" for s in page.verdict()) + "</ul>",
     ]
@@ -627,12 +627,11 @@ def _answer(page: Page, figures: dict[str, str]) -> list[str]:
     out += [
         '<h2 id="headline">Full trainings until near-optimal</h2><div class="key">',
         _prose(
-            " <b>To plan</b>: the smallest budget at which, and at every larger one, at least half of the",
+            "<b>To plan</b>: the smallest budget at which, and at every larger one, at least half of the",
             "runs planned for it end near-optimal. <b>Within a run</b> of the largest budget: the median",
             "spent until the best found stays near-optimal. Small type: 95 % interval.",
         ),
         _prose(
-            "",
             'Fewer is better; <span class="best"><b>shaded</b></span> only where the interval lies below all',
             f"others' on that objective. “&gt; {limit}”: {limit} were not enough for half of the runs.",
             "“best 2 % of random”: how many random configurations are near-optimal.",
@@ -655,13 +654,14 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
     out = [
         '<h2 id="objectives">Objective by objective</h2>',
         _prose(
-            "small Left: the true loss of the best found (the one with the lowest told loss), above that of",
+            "Left: the true loss of the best found (the one with the lowest told loss), above that of",
             "the best constant configuration; median over runs and its 95 % interval. Dashed: near-optimal",
             "(median over instances). Right: share of the runs that are near-optimal for good, with its 95 %",
             "interval (Wilson). Lines run within the largest budget; open dots are the ends of runs planned",
             "for exactly that budget, by strategies that lay out their budget beforehand. In the tables,",
             "E[min(T, B)] is what a run of the largest budget B spends on average until it is near-optimal",
             "or at its end.",
+            kind="small",
         ),
     ]
     for objective in page.objectives:
@@ -678,9 +678,10 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
         out += [
             '<h2 id="together">All objectives together</h2>',
             _prose(
-                "small Equal gaps are not equally hard, so objectives are averaged at targets that equally",
+                "Equal gaps are not equally hard, so objectives are averaged at targets that equally",
                 "few random configurations reach: the mean share of runs of the largest budget that end as",
                 "good as the best 10 %, 1 % and 0.1 % of them. Compare only rows over the same objectives.",
+                kind="small",
             ),
             _table(["strategy", "objectives", *(f"best {100 * p:g} %" for p in SHARES)], rows, labels=0),
         ]
@@ -714,7 +715,8 @@ def _origins(page: Page) -> list[str]:
             text = json.dumps(cell.info["settings"], indent=1, default=str)
             settings.setdefault(text, []).append(f"{cell.objective}/{cell.label}")
     blocks = [
-        _prose("small", _e(", ".join(names))) + f"<pre>{_e(text)}</pre>" for text, names in settings.items()
+        _prose(_e(", ".join(names)), kind="small") + f"<pre>{_e(text)}</pre>"
+        for text, names in settings.items()
     ]
     if blocks:
         out.append(_fold("Settings of every cell", "".join(blocks)))
@@ -723,7 +725,7 @@ def _origins(page: Page) -> list[str]:
             text = str(cell.info.get("error") or "no reason was recorded")
             out.append(_fold(f"Why {cell.objective}/{cell.label} failed", f"<pre>{_e(text)}</pre>"))
     out.append(
-        _prose("small", _e(HOW), "All numbers are in summary.csv and derive from the traces beside it.")
+        _prose(_e(HOW), "All numbers are in summary.csv and derive from the traces beside it.", kind="small")
     )
     return out
 

@@ -233,6 +233,8 @@ def test_the_page_is_one_file_and_says_everything(built):
     text = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.findall(r'(?:src|href)\s*=\s*"(?!#)[^"]*"|url\((?!#)|@import|https?://', text)
     assert "<script" not in page
+    # A sentence that slips into an attribute is not seen.
+    assert set(re.findall(r'<p class="([^"]*)"', page)) <= {"", "sub", "small"}
     for words in (
         "not applicable",
         "needs copy, change, which …",
@@ -244,6 +246,9 @@ def test_the_page_is_one_file_and_says_everything(built):
         "64 trainings = 64 configurations",
         "not reached in",
         "so random search is expected to need",
+        "<b>To plan</b>: the smallest budget",
+        "Left: the true loss of the best found",
+        "Equal gaps are not equally hard",
     ):
         assert words in page, words
     markdown = (built / "report.md").read_text(encoding="utf-8")

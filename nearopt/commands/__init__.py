@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-COMMANDS = ("run", "list", "plan", "check", "reference", "report")
+COMMANDS = ("run", "list", "plan", "check", "reference", "report", "speed")
 USAGE, INTERRUPTED = 2, 130
 
 
@@ -40,7 +40,7 @@ def _foreign() -> str | None:
     """A package of the user's that hides one of ours, in one sentence."""
     for name in ("bench", "strategies", "surrogates", "conf"):
         spec = importlib.util.find_spec(name)
-        places = list(spec.submodule_search_locations or []) if spec else []
+        places = [*(spec.submodule_search_locations or [])] if spec else []
         marker = {"bench": "protocols.py", "strategies": "random_search.py"}.get(name)
         if not places:
             return f"nearopt's own package {name!r} cannot be found: install nearopt again"
@@ -56,7 +56,7 @@ def main(words: list[str] | None = None) -> int:
     """Runs the command line; returns 0 done, 1 a cell failed, 2 bad input, 130 interrupted."""
     from nearopt import __version__
 
-    words = list(sys.argv[1:] if words is None else words)
+    words = [*(sys.argv[1:] if words is None else words)]  # once imported, our module `list` hides the type
     if words and words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

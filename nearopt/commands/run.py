@@ -27,9 +27,9 @@ def main(words: list[str]) -> int:
     wanted = experiment.read(words)
     todo = experiment.cells(wanted)
     budgets = ", ".join(f"{b:g}" for b in wanted.budgets)
-    size = " on ".join([count(len(wanted.strategies), "strategy"), count(len(wanted.objectives), "objective")])
     print(
-        f"{wanted.name}: {size} ({count(len(todo), 'cell')}), {count(wanted.seeds, 'seed')}, "
+        f"{wanted.name}: {count(len(wanted.strategies), 'strategy')} on "
+        f"{count(len(wanted.objectives), 'objective')} ({count(len(todo), 'cell')}), {count(wanted.seeds, 'seed')}, "
         f"budgets {budgets} full trainings",
         flush=True,
     )
