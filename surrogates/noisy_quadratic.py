@@ -2,9 +2,9 @@
 
 Zhang et al. 2019, Which Algorithmic Choices Matter at Which Batch Sizes?, arXiv:1907.04164. The loss is
 .5 sum h_i theta_i^2 with h_i = 1/i, i up to 10^4; a batch of B examples gives the gradient h_i theta_i plus
-noise of variance h_i / B; the optimiser is SGD with momentum, v' = mu v - a g, theta' = theta + v'. The second
-moments of every eigenvalue then follow an affine map, so that the expected loss is known without simulating
-a step.
+noise of variance h_i / B; the optimiser is SGD with momentum, v' = mu v - a g, theta' = theta + v'. The
+second moments of every eigenvalue then follow an affine map, so that the expected loss is known without
+simulating a step.
 
 What an objective needs beyond the paper, and what was chosen:
 
@@ -89,9 +89,7 @@ def spectrum(
         count = np.concatenate([np.ones(SINGLE), weights / 2.0 * (high - low) * np.exp(rest)])
     log_index = jnp.asarray(log_index, jnp.float64)
     curvature = scale * jnp.exp(-exponent * log_index)
-    return Instance(
-        curvature, jnp.asarray(count, jnp.float64), noise * curvature, jnp.exp(tilt * log_index)
-    )
+    return Instance(curvature, jnp.asarray(count, jnp.float64), noise * curvature, jnp.exp(tilt * log_index))
 
 
 def expected_loss(instance: Instance, moments: Moments) -> jax.Array:
