@@ -38,12 +38,12 @@ CEILING = 700.0  # of log(kernel / prior): its exponential still is a number
 
 
 class Mixtures(NamedTuple):
-    """Kernels over r points, then the prior, f64 but for the counts.
+    """Kernels over d axes and r points, then the prior; f64 but for the counts.
 
-    mean [r+1, d] · width [r+1, d] · below [r+1, d], the normal's mass below 0 · mass [r+1, d], its mass in
+    mean [d, r+1] · width [d, r+1] · below [d, r+1], the normal's mass below 0 · mass [d, r+1], its mass in
     [0, 1] · share [r+1], what a kernel puts on every value of a choice, not normalised · weight [2, r+1], of the
-    GOOD and of the BAD mixture, each adding up to 1 · number i32[r], of a point in its group · good i32[],
-    number of good points.
+    GOOD and of the BAD mixture, each adding up to 1 · number i32[r+1], of a good point among them, else -1 ·
+    good i32[], number of good points.
     """
 
     mean: Any
@@ -81,20 +81,22 @@ def trial_weight(number: jax.Array, count: jax.Array, flat: int) -> jax.Array:
 
 
 def _neighbours(x: jax.Array, group: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The next lower and the next higher point of the same group on each axis, [r, d], infinite where there is
-    none, and a point's number in its group, i32[r]. Equal points stand in order of their rows."""
-    index = jnp.arange(len(x))
+    """The next lower and the next higher point of the same group on each axis, both [d, r], infinite where there
+    is none, and a point's number in its group, i32[r]; x [d, r]. Equal points stand in order."""
+    rows = x.shape[-1]
+    index = jnp.arange(rows, dtype=jnp.int32)
 
-    def against(j, carry):  # all rows against row j: the work of a sort, which takes long to compile
+    def against(j, carry):  # all points against point j: the work of a sort, which takes long to compile
         left, right, number = carry
-        other, same = x[j], (group[j] == group)[:, None]
-        lower = (other < x) | ((other == x) & (j < index)[:, None])
+        other, same = jax.lax.dynamic_slice_in_dim(x, j, 1, 1), group[j] == group
+        lower = (other < x) | ((other == x) & (j < index))
         left = jnp.where(same & lower, jnp.maximum(left, other), left)
-        right = jnp.where(same & ~lower & (j != index)[:, None], jnp.minimum(right, other), right)
-        return left, right, number + (same[:, 0] & (j < index))
+        right = jnp.where(same & (j != index) & ~lower, jnp.minimum(right, other), right)
+        return left, right, number + (same & (j < index))
 
     none = jnp.full_like(x, jnp.inf)
-    return jax.lax.fori_loop(0, len(x), against, (-none, none, jnp.zeros(x.shape[:1], jnp.int32)))
+    start = -none, none, jnp.zeros((rows,), jnp.int32)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(rows), against, start)
 
 
 def fit(
@@ -107,26 +109,28 @@ def fit(
     prior_weight: float = 1.0,
 ) -> Mixtures:
     """The mixtures of x [r, d], snapped points in order of trials, each in its group i32[r]."""
+    # The prior's row is there from the beginning.
+    x = jnp.pad(x.T, [(0, 0), (0, 1)], constant_values=0.5)
+    group = jnp.pad(group.astype(jnp.int32), (0, 1), constant_values=UNUSED)
+    prior = jnp.arange(x.shape[-1]) == x.shape[-1] - 1
     left, right, number = _neighbours(x, group)
     x, left, right = (a.astype(jnp.float64) for a in (x, left, right))
-    member = group == jnp.array([[GOOD], [BAD]])  # [2, r]
-    count = jnp.sum(member, -1).astype(jnp.int32)
+    member = group == jnp.array([[GOOD], [BAD]])  # [2, r+1]
+    count = jnp.sum(member, -1, dtype=jnp.int32)
     own = jnp.where(group == GOOD, count[GOOD], count[BAD])
 
-    ends = (own <= 1)[:, None] | endpoints  # a lone point has no other neighbours
+    ends = (own <= 1) | endpoints  # a lone point has no other neighbours
     left = jnp.where(jnp.isinf(left), jnp.where(ends, 0.0, x), left)
     right = jnp.where(jnp.isinf(right), jnp.where(ends, 1.0, x), right)
-    least = 1.0 / jnp.minimum(own + 2.0, 100.0) if magic_clip else jnp.full(own.shape, LEAST_WIDTH)
-    width = jnp.clip(jnp.maximum(x - left, right - x), least[:, None], 1.0)
+    least = 1.0 / jnp.minimum(own + 2.0, 100.0) if magic_clip else LEAST_WIDTH
+    width = jnp.clip(jnp.maximum(x - left, right - x), jnp.where(prior, 1.0, least), 1.0)
 
-    mean = jnp.pad(x, [(0, 1), (0, 0)], constant_values=0.5)
-    width = jnp.pad(width, [(0, 1), (0, 0)], constant_values=1.0)
-    below, above = 0.5 * jax.lax.erfc(jnp.stack([mean, 1.0 - mean]) / width / ROOT)
+    below, above = 0.5 * jax.lax.erfc(jnp.stack([x, 1.0 - x]) / width / ROOT)
     weight = jnp.where(member, trial_weight(number, own, flat), 0.0)
-    weight = jnp.pad(weight, [(0, 0), (0, 1)], constant_values=prior_weight)
+    weight = jnp.where(prior, prior_weight, weight)
     return Mixtures(
-        mean, width, below, 1.0 - below - above,
-        share=jnp.append(prior_weight / (own + 1.0), 1.0),
+        x, width, below, 1.0 - below - above,
+        share=jnp.where(prior, 1.0, prior_weight / (own + 1.0)),
         weight=weight / jnp.sum(weight, -1, keepdims=True),
         number=jnp.where(group == GOOD, number, -1),
         good=count[GOOD],
@@ -143,73 +147,83 @@ def log_mass(low: jax.Array, high: jax.Array) -> jax.Array:
 
 def log_densities(mixtures: Mixtures, cube: Cube, x: jax.Array, multivariate: bool) -> jax.Array:
     """Log densities of the good and of the bad mixture at x f64[m, d], in the unit cube: [2, m] where
-    multivariate, of whole points, else [d, 2, m], one an axis. On a discrete axis they are probabilities, on a
+    multivariate, of whole points, else [2, d, m], one an axis. On a discrete axis they are probabilities, on a
     padded one 1."""
     m = mixtures
-    # Of an axis, in order: padded, real, integer or ordered, unordered.
-    which = jnp.where(cube.kind == UNORDERED, 3, jnp.where(cube.levels > 0, 2, 1))
-    which = jnp.where(cube.kind == PADDED, 0, which)
+    d, columns = x.shape[-1], m.mean.shape[-1]
+    numeric = cube.levels == 0
+    free = (numeric & (cube.kind != PADDED))[:, None]
+    sharp = jnp.where(free, 1.0 / m.width, 0.0)
+    least = jnp.where(free, jnp.log(m.width * m.mass) + LOG_ROOT_2PI, 0.0)
 
-    def padded(j, x, mean, width, mass):
-        return jnp.zeros((len(x), len(mean)), x.dtype)
+    def real(j):  # [m, r+1]
+        return -0.5 * jnp.square((x[:, j, None] - m.mean[j]) * sharp[j])
 
-    def real(j, x, mean, width, mass):
-        z = (x[:, None] - mean) / width
-        return -0.5 * z * z - jnp.log(width * mass) - LOG_ROOT_2PI
+    def none(j):
+        return jnp.zeros((len(x), columns), x.dtype)
 
-    def discrete(j, x, mean, width, mass):
+    def discrete(j):
         low, log = cube.low[j], cube.log[j]
         span = cube.high[j] - low
-        value = low + x * span
+        value = low + x[:, j] * span
         whole = jnp.round(jnp.where(log, jnp.exp(value), value))
         edge = whole + jnp.array([[-0.5], [0.5]])
         edge = jnp.where(log, jnp.log(jnp.maximum(edge, 1e-30)), edge)
         bounds = jnp.clip((edge - low) / span, 0.0, 1.0)
-        low, high = (bounds[:, :, None] - mean) / width
-        return log_mass(low, high) - jnp.log(mass)
+        low, high = (bounds[:, :, None] - m.mean[j]) / m.width[j]
+        return log_mass(low, high) - jnp.log(m.mass[j])
 
-    def unordered(j, x, mean, width, mass):
+    def unordered(j):
         levels = cube.levels[j].astype(x.dtype)
-        point = jnp.arange(len(mean)) < len(mean) - 1
-        same = point & (jnp.floor(x * levels)[:, None] == jnp.floor(mean * levels))
+        point = jnp.arange(columns) < columns - 1
+        same = point & (jnp.floor(x[:, j] * levels)[:, None] == jnp.floor(m.mean[j] * levels))
         return jnp.log((same + m.share) / (point + levels * m.share))
 
-    def kernels(j):  # [m, r+1]
-        column = x[:, j], m.mean[:, j], m.width[:, j], m.mass[:, j]
-        return jax.lax.switch(which[j], (padded, real, discrete, unordered), j, *column)
+    which = jnp.where(cube.kind == UNORDERED, 2, jnp.where(cube.levels > 0, 1, 0))
 
-    def mix(logs):  # [2, m]
-        prior = logs[:, -1:]
-        ratio = jnp.exp(jnp.minimum(logs - prior, CEILING))
-        return jnp.log(jnp.sum(m.weight[:, None] * ratio, -1)) + prior[:, 0]
+    def other(j):
+        return jax.lax.switch(which[j], (none, discrete, unordered), j)
 
+    # Where no axis is discrete, the branch costs nothing.
     if multivariate:
-        none = jnp.zeros((len(x), len(m.mean)), x.dtype)
-        return mix(jax.lax.fori_loop(0, x.shape[-1], lambda j, logs: logs + kernels(j), none))
-    return jax.lax.map(lambda j: mix(kernels(j)), jnp.arange(x.shape[-1]))
+        logs = sum(real(j) for j in range(d)) - jnp.sum(least, 0)
+        logs = jax.lax.cond(
+            jnp.any(which > 0),
+            lambda logs: jax.lax.fori_loop(0, d, lambda j, logs: logs + other(j), logs),
+            lambda logs: logs,
+            logs,
+        )
+    else:
+        logs = jnp.stack([real(j) for j in range(d)]) - least[:, None]
+        logs = jax.lax.cond(
+            jnp.any(which > 0),
+            lambda logs: logs + jax.lax.map(other, jnp.arange(d)),
+            lambda logs: logs,
+            logs,
+        )
+    prior = logs[..., -1:]
+    ratio = jnp.exp(jnp.minimum(logs - prior, CEILING))
+    return jnp.stack([jnp.log(jnp.sum(w * ratio, -1)) for w in m.weight]) + prior[..., 0]
 
 
-def sample(
-    mixtures: Mixtures, cube: Cube, pick: jax.Array, u: jax.Array, slots: int, flat: int = 25
-) -> jax.Array:
+def sample(mixtures: Mixtures, cube: Cube, pick: jax.Array, u: jax.Array, slots: int) -> jax.Array:
     """Draws from the good mixture, f32[m, d], by inversion of the uniforms `pick` [m, 1] (a kernel for a whole
     point: multivariate) or [m, d] (one an axis), and u [m, d]. `slots` (static): the most good points that
     there may be."""
     m = mixtures
-    last = len(m.mean) - 1
+    last = m.mean.shape[-1] - 1
     # Row of each good point, the prior's after the last.
-    row = jnp.argmax(m.number == jnp.arange(slots)[:, None], -1)
-    weight = jnp.where(jnp.arange(slots) < m.good, m.weight[GOOD][row], 0.0)
-    ends = jnp.sum(jnp.where(jnp.tri(slots, dtype=bool), weight, 0.0), -1)
+    at = jnp.arange(slots)
+    row = jnp.argmax(m.number == at[:, None], -1)
+    weight = jnp.where(at < m.good, m.weight[GOOD][row], 0.0)
+    ends = jnp.sum(jnp.where(at <= at[:, None], weight, 0.0), -1)
     slot = jnp.sum(ends <= pick[..., None], -1)
     row = jnp.where(slot < m.good, row[jnp.minimum(slot, slots - 1)], last)
 
-    axis = jnp.arange(u.shape[-1])
-    mean = m.mean[row, axis]
-    z = ROOT * jax.lax.erf_inv(2.0 * (m.below[row, axis] + u * m.mass[row, axis]) - 1.0)
+    mean, width, below, mass = jnp.stack(m[:4])[:, jnp.arange(u.shape[-1]), row]
+    z = ROOT * jax.lax.erf_inv(2.0 * (below + u * mass) - 1.0)
     levels = jnp.maximum(cube.levels, 1).astype(u.dtype)
-    spread = levels * m.share[row]
-    keep = jnp.where(row < last, 1.0 / (1.0 + spread), 0.0)  # probability of the point's own value
-    other = jnp.clip((u - keep) / (1.0 - keep), 0.0, 1.0 - 1e-9)
-    choice = jnp.where(u < keep, mean, (jnp.floor(other * levels) + 0.5) / levels)
-    return cube.fix(jnp.where(cube.kind == UNORDERED, choice, mean + z * m.width[row, axis]))
+    keep = jnp.where(row < last, 1.0 / (1.0 + levels * m.share[row]), 0.0)  # probability of its own value
+    anywhere = jnp.clip((u - keep) / (1.0 - keep), 0.0, 1.0 - 1e-9)
+    choice = jnp.where(u < keep, mean, (jnp.floor(anywhere * levels) + 0.5) / levels)
+    return cube.fix(jnp.where(cube.kind == UNORDERED, choice, mean + z * width))

@@ -45,7 +45,7 @@ class State(NamedTuple):
 def block(rows: int) -> int:
     """Points of the smallest table that holds `rows`, one less than a power of two for the prior: each size is
     one more program, and costs grow with the square of the rows."""
-    size = 32
+    size = 64
     while size - 1 < rows:
         size *= 2
     return size - 1
@@ -202,9 +202,9 @@ class TPE:
         width = self.cube.width
         picks = 1 if self.multivariate else width
         u = kde.uniforms(key, (self.candidates, picks + width))
-        points = kde.sample(mixtures, self.cube, u[:, :picks], u[:, picks:], self.good(rows), FLAT)
+        points = kde.sample(mixtures, self.cube, u[:, :picks], u[:, picks:], self.good(rows))
         densities = kde.log_densities(mixtures, self.cube, points.astype(jnp.float64), self.multivariate)
-        good, bad = jnp.moveaxis(densities, -2, 0)
+        good, bad = densities
         # In float32, or points that are equally good would be told apart by the last bits of a sum, which
         # depend on the program around it.
         best = jnp.argmax((good - bad).astype(jnp.float32), -1)
