@@ -57,6 +57,7 @@ ENUMERATED = 4
 SEARCHED = 2  # evaluations of the differential evolution, likewise
 DEAR = 256  # `reference_samples` where training is dear and the base's table does not apply
 ISLANDS, MEMBERS = 2, 128
+CONVERGED = 1e-9
 
 
 def label(wrapper: Any) -> str:
@@ -160,14 +161,15 @@ def enumerate_grid(objective: Any, instance: Any, key: jax.Array) -> jax.Array:
 
 
 def evolve(objective: Any, instance: Any, key: jax.Array, generations: int) -> jax.Array:
-    """Lowest true loss f64[] that differential evolution finds, ISLANDS apart, MEMBERS on each."""
+    """Lowest true loss f64[] that differential evolution finds, ISLANDS apart, MEMBERS on each; an island
+    ends early where the losses of its better half agree to CONVERGED of their first spread."""
     d = objective.space.dimension
     value = jax.vmap(lambda x: lowest(objective, instance, key, x))
     better = MEMBERS // 8
 
-    def generation(carry, key):
-        x, losses = carry
-        draws = jax.random.uniform(key, (MEMBERS, 2 * d + 6), jnp.float32)
+    def generation(carry):
+        key, count, x, losses, spread = carry
+        draws = jax.random.uniform(jax.random.fold_in(key, count), (MEMBERS, 2 * d + 6), jnp.float32)
         gates, fresh, rest = draws[:, :d], draws[:, d : 2 * d], draws[:, 2 * d :]
         # Towards one of the best eighth, plus the difference of two others.
         order = jnp.argsort(losses)
@@ -184,13 +186,21 @@ def evolve(objective: Any, instance: Any, key: jax.Array, generations: int) -> j
         child = jnp.clip(child, 0.0, 1.0)
         told = value(child)
         won = told <= losses
-        return (jnp.where(won[:, None], child, x), jnp.where(won, told, losses)), None
+        x, losses = jnp.where(won[:, None], child, x), jnp.where(won, told, losses)
+        return key, count + 1, x, losses, spread
+
+    def goes_on(carry):
+        _, count, _, losses, spread = carry
+        agreed = jnp.median(losses) - jnp.min(losses) <= CONVERGED * spread
+        return (count < generations) & ~agreed
 
     def island(key):
         x = jax.random.uniform(key, (MEMBERS, d), jnp.float32)
-        keys = jax.vmap(lambda g: jax.random.fold_in(key, g))(jnp.arange(generations, dtype=jnp.uint32))
-        (_, losses), _ = jax.lax.scan(generation, (x, value(x)), keys)
-        return jnp.min(losses)
+        losses = value(x)
+        spread = jnp.median(losses) - jnp.min(losses)
+        spread = jnp.where(jnp.isfinite(spread), spread, 0.0)
+        carry = jax.lax.while_loop(goes_on, generation, (key, jnp.int32(0), x, losses, spread))
+        return jnp.min(carry[3])
 
     return jnp.min(jax.vmap(island)(jax.random.split(key, ISLANDS)))
 
