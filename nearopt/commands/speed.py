@@ -88,8 +88,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a measurement leaves: Row's fields of these names, and for each of the first seeds the true loss of
-    its last incumbent."""
+    """What a measurement leaves: Row's fields of these names, and the true loss of the last incumbent of each
+    of the first seeds."""
 
     runs: int
     cpu_s: float
@@ -278,12 +278,12 @@ def markdown(rows: list[Row], about: dict[str, str], wall: bool = False) -> str:
     lines += [_cells(row, wall) for row in rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = (
-        "CPU seconds of one thread. Ours are whole runs side by side in one program: strategy, objective, clock "
-        "and trace; compiling is apart and once. A peer's are those inside its library only, one run after the "
-        "other, without the objective and without a first run to warm up. Regret: the incumbent's true loss "
-        "above the best constant configuration's, medians over the seeds that both ran; decades: mean "
-        "difference of log10 regret over the same seeds with its 95 % bootstrap interval, regret floored at "
-        f"{FLOOR:g} of the gap between the optimum and the median random configuration."
+        "CPU seconds of one thread. Ours are whole runs side by side in one program: strategy, objective, "
+        "clock and trace; compiling is apart and once. A peer's are those inside its library only, one run "
+        "after the other, without the objective and after a first run to warm up. Regret: the incumbent's "
+        "true loss above the best constant configuration's, medians over the seeds that both ran; decades: "
+        "mean difference of log10 regret over the same seeds with its 95 % bootstrap interval, regret "
+        f"floored at {FLOOR:g} of the gap between the optimum and the median random configuration."
     )
     where = "; ".join(f"{name} {value}" for name, value in about.items())
     return f"{table}\n\n{notes}\n\nMeasured: {where}.\n"
