@@ -15,6 +15,7 @@ it, asking and telling, after a warm-up run; the driver and the objective are no
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 import platform
 import time
@@ -168,7 +169,9 @@ class Timed:
             self.wall -= time.perf_counter() - wall
             return rows[n]
 
-        self.inner = self._spend(lambda: factory(**settings, design=known))
+        if "design" in inspect.signature(factory).parameters:
+            settings["design"] = known
+        self.inner = self._spend(lambda: factory(**settings))
         self.num_trials, self.anytime = self.inner.num_trials, self.inner.anytime
         self.needs = self.inner.needs
 
