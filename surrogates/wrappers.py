@@ -162,7 +162,7 @@ def enumerate_grid(objective: Any, instance: Any, key: jax.Array) -> jax.Array:
 
 def evolve(objective: Any, instance: Any, key: jax.Array, generations: int) -> jax.Array:
     """Lowest true loss f64[] that differential evolution finds, ISLANDS apart, MEMBERS on each; an island
-    ends early where the losses of its better half agree to CONVERGED of their first spread."""
+    ends early where its members' losses agree to CONVERGED of their first spread."""
     d = objective.space.dimension
     value = jax.vmap(lambda x: lowest(objective, instance, key, x))
     better = MEMBERS // 8
@@ -183,23 +183,24 @@ def evolve(objective: Any, instance: Any, key: jax.Array, generations: int) -> j
         child = jnp.where((gates < rate) | forced, mutant, x)
         # Levels of unordered axes have no differences to follow: now and then a coordinate is drawn anew.
         child = jnp.where(gates > 0.99, fresh, child)
-        child = jnp.clip(child, 0.0, 1.0)
+        # The first generation are the members themselves: compiling the objective twice would take longer.
+        child = jnp.where(count == 0, x, jnp.clip(child, 0.0, 1.0))
         told = value(child)
         won = told <= losses
         x, losses = jnp.where(won[:, None], child, x), jnp.where(won, told, losses)
+        first = jnp.median(losses) - jnp.min(losses)
+        spread = jnp.where(count == 0, jnp.where(jnp.isfinite(first), first, 0.0), spread)
         return key, count + 1, x, losses, spread
 
     def goes_on(carry):
         _, count, _, losses, spread = carry
-        agreed = jnp.median(losses) - jnp.min(losses) <= CONVERGED * spread
-        return (count < generations) & ~agreed
+        agreed = jnp.max(losses) - jnp.min(losses) <= CONVERGED * spread
+        return (count == 0) | (count < generations) & ~agreed
 
     def island(key):
         x = jax.random.uniform(key, (MEMBERS, d), jnp.float32)
-        losses = value(x)
-        spread = jnp.median(losses) - jnp.min(losses)
-        spread = jnp.where(jnp.isfinite(spread), spread, 0.0)
-        carry = jax.lax.while_loop(goes_on, generation, (key, jnp.int32(0), x, losses, spread))
+        losses = jnp.full((MEMBERS,), jnp.inf, jnp.float64)
+        carry = jax.lax.while_loop(goes_on, generation, (key, jnp.int32(0), x, losses, jnp.float64(0)))
         return jnp.min(carry[3])
 
     return jnp.min(jax.vmap(island)(jax.random.split(key, ISLANDS)))

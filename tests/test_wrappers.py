@@ -84,8 +84,8 @@ def test_wrapped_objectives_keep_the_rules(name, base):
 def test_all_of_them_over_a_training_process_keep_the_rules():
     objective = Curves(max_epoch=9, noise=0.0)
     for wrapper in (
-        Rotated(), Permuted(), Shifted(), Embedded(2), Infeasible(), Discretised((4, 0, 0, 5, 0, 0)), Priced(),
-        Noisy(),
+        Rotated(), Permuted(), Shifted(), Embedded(2), Infeasible(), Discretised((4, 0, 0, 5, 0, 0)),
+        Priced(), Noisy(),
     ):  # fmt: skip
         objective = wrapper(objective)
     assert check_objective(objective) == []
