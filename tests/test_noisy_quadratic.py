@@ -249,6 +249,12 @@ def test_what_diverged_stays_so():
     again, loss, _ = train(PLAIN, spectrum(), tame, 81, moments, 5)
     assert np.isinf(loss) and all(np.isinf(m).all() for m in again)
     assert np.isfinite(train(PLAIN, spectrum(), tame, 81)[1])
+    # Eight steps an epoch that grow (rate - 1)^16 times: 4e7 is lost, 66 is not and comes back.
+    steps = {"one_minus_momentum": 1.0, "batch_size": 2048, "warmup": 0.0, "final_rate": 1.0}
+    assert np.isinf(train(PLAIN, spectrum(), steps | {"learning_rate": 4.0}, 1)[2])
+    moments, loss, _ = train(PLAIN, spectrum(), steps | {"learning_rate": 2.3}, 1)
+    assert 4.9 < loss < 100
+    assert train(PLAIN, spectrum(), steps | {"learning_rate": 0.5}, 2, moments, 1)[2] < 4.9
 
 
 def test_examples_are_fixed_and_updates_cost():
