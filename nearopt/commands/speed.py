@@ -327,17 +327,6 @@ def library(peer: Entry) -> str:
 KEYS = ("strategy", "objective", "budgets", "seeds", "peers", "peer_seeds", "peer_seconds", "name")
 
 
-def _entries(text: str) -> tuple[str, ...]:
-    """`gp,start=10,random` as ("gp,start=10", "random")."""
-    found: list[str] = []
-    for part in catalogue.split(text.strip("[]")):
-        if "=" in part and found:
-            found[-1] += f",{part}"
-        elif part:
-            found.append(part)
-    return tuple(found)
-
-
 def _positive(key: str, text: str) -> float:
     value = catalogue.parse(text)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
@@ -357,20 +346,24 @@ def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
         if key not in KEYS:
             raise UserError(f"no setting {key!r}{nearest(key, KEYS)}")
         given[key] = value
+
+    def listed(text: str) -> tuple[str, ...]:
+        return tuple(catalogue.split(text.strip("[]")))
+
     races = list(RACES)
     if "strategy" in given:
         own = {race.strategy.split(",")[0]: race for race in RACES}
         other = Race("hartmann6", 50, "", ())
-        races = [replace(own.get(s.split(",")[0], other), strategy=s) for s in _entries(given["strategy"])]
+        races = [replace(own.get(s.split(",")[0], other), strategy=s) for s in listed(given["strategy"])]
     if "objective" in given:
-        races = [replace(r, objective=o) for o in _entries(given["objective"]) for r in races]
+        races = [replace(r, objective=o) for o in listed(given["objective"]) for r in races]
     if "budgets" in given:
-        budgets = [_positive("budgets", b) for b in catalogue.split(given["budgets"].strip("[]"))]
+        budgets = [_positive("budgets", b) for b in listed(given["budgets"])]
         races = [replace(r, budget=b) for r in races for b in budgets]
     if "seeds" in given:
         races = [replace(r, seeds=int(_positive("seeds", given["seeds"]))) for r in races]
     if "peers" in given:
-        races = [replace(r, peers=_entries(given["peers"])) for r in races]
+        races = [replace(r, peers=listed(given["peers"])) for r in races]
     name = given.get("name", "speed")
     if not name or Path(name).name != name:
         raise UserError(f"name must be a folder's name, got {name!r}")
