@@ -125,7 +125,7 @@ class _Part(NamedTuple):
                 hint = nearest(setting, self.known) if self.known else "; it has none"
                 raise UserError(f"{self.name} has no setting {setting!r}{hint}")
             if value != settings[setting]:
-                label += f",{setting}={value}".replace(" ", "").replace("/", "_")
+                label += f",{setting}={value}".replace(" ", "").replace("'", "").replace("/", "_")
             settings[setting] = value
         return label, settings
 

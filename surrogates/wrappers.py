@@ -66,8 +66,8 @@ def label(wrapper: Any) -> str:
     for f in dataclasses.fields(wrapper):
         value = getattr(wrapper, f.name)
         if value != f.default:
-            text += f",{f.name}={list(value) if isinstance(value, tuple) else value}".replace(" ", "")
-    return text
+            text += f",{f.name}={list(value) if isinstance(value, tuple) else value}"
+    return text.replace(" ", "").replace("'", "")
 
 
 def _level(axis: Int | Choice, u: jax.Array) -> jax.Array:
