@@ -151,9 +151,8 @@ class NoisyQuadratic:
     fidelity = "training"
     scale = "log"
     offers = frozenset({"stop", "resume", "copy", "change"})
-    reference_samples = (
-        2**14
-    )  # more would take most of the search's time; the quantile at .001 is the 16th loss
+    # More would take most of the reference's time; the quantile at .001 is the 16th loss.
+    reference_samples = 2**14
 
     def __post_init__(self):
         if self.max_epoch < 1:
