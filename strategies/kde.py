@@ -41,9 +41,9 @@ class Mixtures(NamedTuple):
     """Kernels over d axes and r points, then the prior; f64 but for the counts.
 
     mean [d, r+1] · width [d, r+1] · below [d, r+1], the normal's mass below 0 · mass [d, r+1], its mass in
-    [0, 1] · share [r+1], what a kernel puts on every value of a choice, not normalised · weight [2, r+1], of the
-    GOOD and of the BAD mixture, each adding up to 1 · number i32[r+1], of a good point among them, else -1 ·
-    good i32[], number of good points.
+    [0, 1] · share [r+1], what a kernel puts on every value of a choice, not normalised · weight [2, r+1], of
+    the GOOD and of the BAD mixture, each adding up to 1 · number i32[r+1], of a good point among them, else
+    -1 · good i32[], number of good points.
     """
 
     mean: Any
@@ -57,8 +57,8 @@ class Mixtures(NamedTuple):
 
 
 def uniforms(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Numbers strictly within (0, 1), f64[shape], by the finaliser of MurmurHash3 over a counter and the key's
-    two words: a threefry draw would take longer to compile than much of the rest."""
+    """Numbers strictly within (0, 1), f64[shape], by the finaliser of MurmurHash3 over a counter and the
+    key's two words: a threefry draw would take longer to compile than much of the rest."""
     words = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
 
     def stir(h):
@@ -81,8 +81,8 @@ def trial_weight(number: jax.Array, count: jax.Array, flat: int) -> jax.Array:
 
 
 def _neighbours(x: jax.Array, group: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The next lower and the next higher point of the same group on each axis, both [d, r], infinite where there
-    is none, and a point's number in its group, i32[r]; x [d, r]. Equal points stand in order."""
+    """The next lower and the next higher point of the same group on each axis, both [d, r], infinite where
+    there is none, and a point's number in its group, i32[r]; x [d, r]. Equal points stand in order."""
     rows = x.shape[-1]
     index = jnp.arange(rows, dtype=jnp.int32)
 
@@ -147,8 +147,8 @@ def log_mass(low: jax.Array, high: jax.Array) -> jax.Array:
 
 def log_densities(mixtures: Mixtures, cube: Cube, x: jax.Array, multivariate: bool) -> jax.Array:
     """Log densities of the good and of the bad mixture at x f64[m, d], in the unit cube: [2, m] where
-    multivariate, of whole points, else [2, d, m], one an axis. On a discrete axis they are probabilities, on a
-    padded one 1."""
+    multivariate, of whole points, else [2, d, m], one an axis. On a discrete axis they are probabilities, on
+    a padded one 1."""
     m = mixtures
     d, columns = x.shape[-1], m.mean.shape[-1]
     numeric = cube.levels == 0
@@ -207,9 +207,9 @@ def log_densities(mixtures: Mixtures, cube: Cube, x: jax.Array, multivariate: bo
 
 
 def sample(mixtures: Mixtures, cube: Cube, pick: jax.Array, u: jax.Array, slots: int) -> jax.Array:
-    """Draws from the good mixture, f32[m, d], by inversion of the uniforms `pick` [m, 1] (a kernel for a whole
-    point: multivariate) or [m, d] (one an axis), and u [m, d]. `slots` (static): the most good points that
-    there may be."""
+    """Draws from the good mixture, f32[m, d], by inversion of the uniforms `pick` [m, 1] (a kernel for a
+    whole point: multivariate) or [m, d] (one an axis), and u [m, d]. `slots` (static): the most good points
+    that there may be."""
     m = mixtures
     last = m.mean.shape[-1] - 1
     # Row of each good point, the prior's after the last.

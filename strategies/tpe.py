@@ -31,8 +31,8 @@ class State(NamedTuple):
     """n = num_trials rows, one a trial.
 
     x f32[n, d], until a trial is granted a row of the random design · loss f64[n] ·
-    rank i32[n], told trials of lower loss, earlier ones first among equals · status i32[n], UNSEEN, PENDING or
-    TOLD · count i32[], trials granted or told elsewhere.
+    rank i32[n], told trials of lower loss, earlier ones first among equals · status i32[n], UNSEEN, PENDING
+    or TOLD · count i32[], trials granted or told elsewhere.
     """
 
     x: Any
@@ -43,8 +43,8 @@ class State(NamedTuple):
 
 
 def block(rows: int) -> int:
-    """Points of the smallest table that holds `rows`, one less than a power of two for the prior: each size is
-    one more program, and costs grow with the square of the rows."""
+    """Points of the smallest table that holds `rows`, one less than a power of two for the prior: each size
+    is one more program, and costs grow with the square of the rows."""
     size = 64
     while size - 1 < rows:
         size *= 2
@@ -57,8 +57,8 @@ class TPE:
 
     start: trials told, those from elsewhere included, before the densities are used; until then the rows of
     the shared random design · candidates: drawn from the good density · fraction, most: of n told trials the
-    min(ceil(fraction n), most) best are good · multivariate: one joint density, else one an axis, each with its
-    own candidates · constant_liar: running trials count as bad · endpoints, magic_clip, prior_weight: of the
+    min(ceil(fraction n), most) best are good · multivariate: one joint density, else one an axis, each with
+    its own candidates · constant_liar: running trials count as bad · endpoints, magic_clip, prior_weight: of the
     bandwidths and the prior, see `kde` · prior_trials: trials to be told before the first ask.
     """
 
@@ -103,17 +103,17 @@ class TPE:
     def describe(self) -> str:
         new = self.num_trials - self.prior_trials
         design = min(max(self.start - self.prior_trials, 0), new)
-        return f"tpe: {new} full trainings, {design} of a random design, {new - design} proposed by the densities"
+        return f"tpe: {new} full trainings, {design} of a random design, {new - design} by the densities"
 
     def stage(self, granted: int) -> int:
-        """Rows of the densities' table for a turn in which no lane was granted more than `granted` jobs before:
-        a static argument of `ask`. 0: the start-up design needs no density, and none is compiled."""
+        """Points of the densities' table for a turn in which no lane was granted more than `granted` jobs
+        before: a static argument of `ask`. 0: the start-up design needs no density, and none is compiled."""
         granted = min(granted + self.prior_trials, self.num_trials)
         return 0 if granted < self.start or self.num_trials <= self.start else block(granted)
 
     def good(self, told: int) -> int:
         """How many of `told` trials are good."""
-        # The product is rounded before it is rounded up, as Optuna's: 8 of 70.
+        # In Python's floats, as Optuna's: the product is rounded before it is rounded up.
         return min(math.ceil(self.fraction * told), self.most)
 
     def init(self, key: jax.Array) -> State:
