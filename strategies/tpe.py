@@ -58,8 +58,8 @@ class TPE:
     start: trials told, those from elsewhere included, before the densities are used; until then the rows of
     the shared random design · candidates: drawn from the good density · fraction, most: of n told trials the
     min(ceil(fraction n), most) best are good · multivariate: one joint density, else one an axis, each with
-    its own candidates · constant_liar: running trials count as bad · endpoints, magic_clip, prior_weight: of the
-    bandwidths and the prior, see `kde` · prior_trials: trials to be told before the first ask.
+    its own candidates · constant_liar: running trials count as bad · endpoints, magic_clip, prior_weight: of
+    the bandwidths and the prior, see `kde` · prior_trials: trials to be told before the first ask.
     """
 
     start: int = 10
