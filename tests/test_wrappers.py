@@ -92,6 +92,11 @@ def test_wrapped_objectives_keep_the_rules(name, base):
     hash(wrapped)
 
 
+def test_a_noisy_mixed_space_keeps_the_rules():
+    assert check_objective(Noisy()(MIXED(HARTMANN))) == []
+
+
+@pytest.mark.slow
 def test_all_of_them_over_a_training_process_keep_the_rules():
     objective = Curves(max_epoch=9, noise=0.0)
     for wrapper in (
@@ -399,7 +404,13 @@ def test_embedding_beside_discrete_axes():
     np.testing.assert_allclose(look(wrapped, (inner, order), x), look(base, inner, at), rtol=1e-4)
 
 
-@pytest.mark.parametrize("base", [HARTMANN, MIXED(HARTMANN), Curves(max_epoch=9, diverge=0.0)])
+@pytest.mark.parametrize(
+    "base",
+    [
+        MIXED(HARTMANN),
+        *(pytest.param(o, marks=pytest.mark.slow) for o in (HARTMANN, Curves(max_epoch=9, diverge=0.0))),
+    ],
+)
 def test_infeasible_share_is_as_stated(base):
     """2^16 points on 8 instances; 4 sigma."""
     wrapped = Infeasible(0.3)(base)
@@ -432,9 +443,10 @@ def test_infeasible_end_and_the_feasible_region_is_the_whole_base():
 
 
 def test_divergence_stays_where_a_checkpoint_changes_its_hyperparameters():
-    wrapped = Infeasible(0.3, axis="rate", end="high")(Probe())
+    wrapped = Infeasible(0.3, axis="decay", end="high")(Probe())
     instance, key = drawn(wrapped), jax.random.key(0)
-    high, low = (wrapped.space.decode_array(jnp.full((8,), u, jnp.float32)) for u in (0.999, 0.3))
+    x = jnp.full((5,), 0.3, jnp.float32)
+    high, low = (wrapped.space.decode_array(x.at[1].set(u)) for u in (0.9999, 0.3))
     fresh = wrapped.init(instance, key)
     dead, loss, _ = wrapped.train(instance, key, fresh, high, jnp.int32(0), jnp.int32(3))
     _, after, true = wrapped.train(instance, key, dead, low, jnp.int32(3), jnp.int32(9))
@@ -481,7 +493,9 @@ def optimum(objective, index=7):
     [Noisy(), Shifted(), Permuted(), Embedded(), Infeasible(), Priced()],
     ids=lambda w: type(w).__name__,
 )
-@pytest.mark.parametrize("base", [HARTMANN, CURVES], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "base", [HARTMANN, pytest.param(CURVES, marks=pytest.mark.slow)], ids=lambda o: o.name
+)
 def test_a_known_optimum_is_kept_and_never_beaten(wrapper, base):
     wrapped = wrapper(base)
     for index in range(3):
@@ -494,7 +508,7 @@ def test_a_known_optimum_is_kept_and_never_beaten(wrapper, base):
 
 
 @pytest.mark.parametrize(
-    "wrapper", [Rotated(), Discretised(5), MIXED], ids=["rotated", "discretised", "mixed"]
+    "wrapper", [pytest.param(Rotated(), marks=pytest.mark.slow), Discretised(5), MIXED], ids=lambda w: str(w)
 )
 def test_a_searched_optimum_is_never_beaten_nor_below_the_bases(wrapper):
     wrapped = wrapper(HARTMANN)
