@@ -1,4 +1,9 @@
-"""The Gaussian process, LogEI, and the strategy GP."""
+"""The Gaussian process, its acquisitions, and the strategy GP.
+
+Runs share BUDGET and LANES where they can: what is compiled for one then serves the others."""
+
+import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +12,15 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from bench.protocols import NONE, Feedback, Job, wait
+from bench.protocols import NONE, Feedback, wait
 from bench.space import Choice, Float, Int, Space
+from strategies import gp_acquisition as acquisition
 from strategies import gp_model as model
-from strategies.gp import GP, PENDING, TOLD
+from strategies.gp import GP, PENDING, TOLD, _normals, _uniform
 
-LANES = 32
+LANES, BUDGET = 32, 30
+objective, predict, distances = (jax.jit(f) for f in (model.objective, model.predict, model.distances))
+fit = jax.jit(model.fit, static_argnums=6)
 
 
 @pytest.fixture(autouse=True)
@@ -32,30 +40,41 @@ def points(n, d, seed=0):
     return x
 
 
-def drive(gp, losses, lanes=LANES, seed=0, workers=1):
+@partial(jax.jit, static_argnums=(0, 1))
+def turns(settings, stage, cube, keys, state, job, loss):
+    """One turn of all lanes, compiled once for each settings and stage."""
+    gp = dataclasses.replace(settings, cube=cube)
+
+    def one(key, state, job, loss):
+        return gp.ask(key, gp.tell(state, job, Feedback(loss, jnp.float64(0.0))), stage=stage)
+
+    return jax.vmap(one)(keys, state, job, loss)
+
+
+@partial(jax.jit, static_argnums=0)
+def starts(settings, cube, keys):
+    return jax.vmap(dataclasses.replace(settings, cube=cube).init)(keys)
+
+
+def drive(gp, losses, lanes=LANES, seed=0, workers=1, state=None):
     """Runs gp on losses(x[lanes, d], n) -> [lanes]; workers > 1 delays each tell by workers - 1 turns."""
+    settings = dataclasses.replace(gp, cube=None)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(lanes))
-    state = jax.jit(jax.vmap(gp.init))(keys)
-
-    def turn(stage):
-        def one(key, state, job, loss):
-            return gp.ask(key, gp.tell(state, job, Feedback(loss, jnp.float64(0.0))), stage=stage)
-
-        return jax.jit(jax.vmap(one))
-
-    turns, queue, xs, told = {}, [], [], []
+    state = starts(settings, gp.cube, keys) if state is None else state
+    queue, xs, told = [], [], []
     idle = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *a.shape)), wait(gp.cube))
-    for n in range(gp.num_trials):
-        stage = gp.stage(n)
-        turns.setdefault(stage, turn(stage))
+    for n in range(gp.prior_trials, gp.num_trials):
+        stage = gp.stage(n - gp.prior_trials)
         job, loss = queue.pop(0) if len(queue) >= workers else (idle, jnp.zeros(lanes))
         key = jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys)
-        job, state = turns[stage](key, state, job, loss)
+        job, state = turns(settings, stage, gp.cube, key, state, job, loss)
         assert np.all(np.asarray(job.trial) == n) and np.all(np.asarray(job.until) == gp.max_epoch)
         xs.append(np.asarray(job.x))
         told.append(np.asarray(losses(xs[-1], n), np.float64))
         queue.append((job, jnp.asarray(told[-1])))
-    return np.stack(xs, 1), np.stack(told, 1), state, (keys, queue)
+    xs = np.stack(xs, 1)
+    assert np.all(np.isfinite(xs)) and np.all((xs >= 0) & (xs <= 1))
+    return xs, np.stack(told, 1), state, (keys, queue)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +91,7 @@ def drive(gp, losses, lanes=LANES, seed=0, workers=1):
 def test_log_h_has_the_published_values(u, value):
     # 12 decimals are published up to -40, 9 at -1000.
     tolerance = 1e-12 if u > -100 else 1e-9
-    assert abs(float(model.log_h(jnp.float64(u))) - value) < tolerance
+    assert abs(float(acquisition.log_h(jnp.float64(u))) - value) < tolerance
 
 
 def test_log_h_agrees_with_arbitrary_precision_near_the_join():
@@ -82,23 +101,28 @@ def test_log_h_agrees_with_arbitrary_precision_near_the_join():
     u = np.linspace(-6.0, -4.0, 201)
     ratio = np.sqrt(np.pi / 2) * erfcx(-u / np.sqrt(2))
     truth = -u * u / 2 - np.log(2 * np.pi) / 2 + np.log1p(u * ratio)
-    np.testing.assert_allclose(model.log_h(jnp.asarray(u)), truth, rtol=0, atol=5e-13)
+    np.testing.assert_allclose(acquisition.log_h(jnp.asarray(u)), truth, rtol=0, atol=5e-13)
 
 
 def test_log_h_has_finite_gradients_equal_to_differences():
     u = jnp.asarray([-1e150, -1e8, -1e3, -50.0, -5.0001, -4.9999, -1.0, 0.0, 3.0, 1e6])
-    slope = jax.vmap(jax.grad(model.log_h))(u)
+    slope = jax.jit(jax.vmap(jax.grad(acquisition.log_h)))(u)
     assert np.all(np.isfinite(slope)) and np.all(np.asarray(slope) > 0)
     near, h = np.array([-50.0, -5.5, -4.5, -1.0, 0.0, 3.0]), 1e-5
-    numeric = (model.log_h(jnp.asarray(near + h)) - model.log_h(jnp.asarray(near - h))) / (2 * h)
-    np.testing.assert_allclose(model.log_h_slope(jnp.asarray(near)), numeric, rtol=1e-6)
+    numeric = (acquisition.log_h(jnp.asarray(near + h)) - acquisition.log_h(jnp.asarray(near - h))) / (2 * h)
+    np.testing.assert_allclose(acquisition.log_h_slope(jnp.asarray(near)), numeric, rtol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [16, 32, 64, 96])
-def test_inverse_factor(rows):
-    a = np.random.default_rng(rows).normal(size=(rows, rows))
-    lower = np.linalg.cholesky(a @ a.T + rows * np.eye(rows))
-    np.testing.assert_allclose(model.inverse_factor(jnp.asarray(lower)), np.linalg.inv(lower), atol=1e-13)
+@pytest.mark.parametrize("rows", [32, 64, 96])
+def test_inverse_root(rows):
+    """Of a correlation matrix with the least noise allowed: a condition of 1e7."""
+    x = np.random.default_rng(rows).random((rows, 3))
+    gap = np.sqrt(5 * np.sum((x[:, None] - x) ** 2, -1)) / 2
+    k = (1 + gap + gap**2 / 3) * np.exp(-gap) + np.exp(model.LOG_NOISE[0]) * np.eye(rows)
+    root = np.asarray(model.inverse_root(jnp.asarray(k)))
+    assert np.all(np.triu(root, 1) == 0)
+    np.testing.assert_allclose(root @ k @ root.T, np.eye(rows), atol=1e-9)
+    np.testing.assert_allclose(root, np.linalg.inv(np.linalg.cholesky(k)), rtol=1e-6, atol=1e-6)
 
 
 def test_posterior_is_scikit_learns():
@@ -108,10 +132,9 @@ def test_posterior_is_scikit_learns():
     axes, used = axes_of(d), jnp.arange(rows) < n
     lengths, noise = np.array([0.3, 0.7, 2.0]), 1e-3
     theta = jnp.log(jnp.asarray([*lengths, 1, 1, 1, 1, 1, noise]))
-    square = model.squares(jnp.asarray(x), jnp.asarray(x), axes)
-    _, _, process = model.objective(square, jnp.asarray(y), used, theta, axes)
-    k = jnp.where(used, model.matern(model.distances(jnp.asarray(z), jnp.asarray(x), theta, axes)), 0.0)
-    mean, variance = model.predict(process, k)
+    _, _, process = objective(jnp.asarray(x), jnp.asarray(y), used, theta, axes)
+    k = jnp.where(used, model.matern(distances(jnp.asarray(z), jnp.asarray(x), theta, axes)), 0.0)
+    mean, variance = predict(process, k)
 
     kernel = Matern(lengths, "fixed", nu=2.5)
     covariance = kernel(x[:n, :d]) + noise * np.eye(n)
@@ -127,19 +150,17 @@ def test_posterior_is_scikit_learns():
 def test_map_objective_is_the_density_and_its_gradient_the_differences():
     from scipy.stats import lognorm, multivariate_normal
 
-    d, n, rows = 3, 12, 16
+    d, n, rows = 3, 12, 32
     x = points(rows, d)
     x[:, 2] = np.floor(3 * x[:, 2]) / 3  # an unordered choice of three
     y = np.where(np.arange(rows) < n, np.cos(4 * x[:, 0]) + x[:, 2], 0.0)
     axes, used = axes_of(d, unordered=1), jnp.arange(rows) < n
-    square = model.squares(jnp.asarray(x), jnp.asarray(x), axes)
     theta = jnp.log(jnp.asarray([0.4, 0.8, 1.5, 9, 9, 9, 9, 9, 0.02]))
 
-    @jax.jit
     def value(theta):
-        return model.objective(square, jnp.asarray(y), used, theta, axes)[0]
+        return objective(jnp.asarray(x), jnp.asarray(y), used, theta, axes)[0]
 
-    gradient = model.objective(square, jnp.asarray(y), used, theta, axes)[1]
+    gradient = objective(jnp.asarray(x), jnp.asarray(y), used, theta, axes)[1]
     h = 1e-5
     numeric = jax.vmap(lambda e: (value(theta + h * e) - value(theta - h * e)) / (2 * h))(jnp.eye(9))
     np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-6)
@@ -162,60 +183,150 @@ def test_map_objective_is_the_density_and_its_gradient_the_differences():
 
 
 def test_pending_rows_shrink_the_variance_and_leave_the_mean():
-    d, rows = 2, 16
+    d, rows = 2, 32
     x = jnp.asarray(points(rows, d))
     axes, told, pending = axes_of(d), jnp.arange(rows) < 8, (jnp.arange(rows) >= 8) & (jnp.arange(rows) < 10)
     y = jnp.where(told, jnp.sin(6 * x[:, 0]), 0.0)
-    square = model.squares(x, x, axes)
     search = model.start_search(axes)
     none = jnp.zeros(rows, bool)
-    before, after_search = model.fit(square, y, told, none, axes, search, jnp.int32(3))
-    after, same_search = model.fit(square, y, told, pending, axes, search, jnp.int32(3))
+    before, after_search = fit(x, y, told, none, axes, search, 3)
+    after, same_search = fit(x, y, told, pending, axes, search, 3)
     for a, b in zip(after_search, same_search, strict=True):
         np.testing.assert_array_equal(a, b)
     z = jnp.asarray(points(5, d, seed=2)).at[0].set(x[8])
-    k = model.matern(model.distances(z, x, before.theta, axes))
-    mean, variance = model.predict(before, jnp.where(told, k, 0.0))
-    fantasy, smaller = model.predict(after, jnp.where(told | pending, k, 0.0))
+    k = model.matern(distances(z, x, before.theta, axes))
+    mean, variance = predict(before, jnp.where(told, k, 0.0))
+    fantasy, smaller = predict(after, jnp.where(told | pending, k, 0.0))
     np.testing.assert_allclose(fantasy, mean, atol=1e-12)
     assert np.all(np.asarray(smaller) <= np.asarray(variance)) and smaller[0] < 0.1 * variance[0]
 
     # The believer by its definition: tell the pending rows their posterior means.
-    at = jnp.where(told, model.matern(model.distances(x, x, before.theta, axes)), 0.0)
-    full = jnp.where(pending, model.predict(before, at)[0], y)
-    _, _, believer = model.objective(square, full, told | pending, before.theta, axes)
-    believed = model.predict(believer, jnp.where(told | pending, k, 0.0))[1]
+    at = jnp.where(told, model.matern(distances(x, x, before.theta, axes)), 0.0)
+    full = jnp.where(pending, predict(before, at)[0], y)
+    _, _, believer = objective(x, full, told | pending, before.theta, axes)
+    believed = predict(believer, jnp.where(told | pending, k, 0.0))[1]
     np.testing.assert_allclose(believed, smaller, atol=1e-12)
 
 
-def test_gradient_of_log_ei_is_the_differences():
-    d, rows = 3, 16
+@pytest.mark.parametrize("name", ["logei", "ucb"])
+def test_gradient_of_the_acquisition_is_the_differences(name):
+    d, rows = 3, 32
     x = jnp.asarray(points(rows, d))
     axes, used = axes_of(d), jnp.arange(rows) < 12
     y = jnp.where(used, jnp.sin(6 * x[:, 0]) + x[:, 1], 0.0)
-    square, none, search = model.squares(x, x, axes), jnp.zeros(rows, bool), model.start_search(axes)
-    process, _ = model.fit(square, y, used, none, axes, search, jnp.int32(4))
+    process, _ = fit(x, y, used, jnp.zeros(rows, bool), axes, model.start_search(axes), 4)
     best = jnp.min(y)
 
-    def value(z):
-        k = jnp.where(used, model.matern(model.distances(z, x, process.theta, axes)), 0.0)
-        return model.log_ei(*model.predict(process, k), best)
+    def worth(mean, variance):
+        ours = acquisition.log_ei(mean, variance, best)
+        return ours if name == "logei" else acquisition.ucb(mean, variance, 1.8)
+
+    @jax.jit
+    def slope(z):
+        return acquisition.slope(process, worth, z, x, used, used, axes)
 
     z = jnp.asarray(points(6, d, seed=3))
-    gradient = model.log_ei_slope(process, z, x, used, best, axes)
+    found, gradient = slope(z)
     h = 1e-6
-    numeric = jnp.stack([(value(z + h * e) - value(z - h * e)) / (2 * h) for e in jnp.eye(8)], -1)
-    np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-5)
-    assert np.all(np.isfinite(model.log_ei_slope(process, x, x, used, best, axes)))  # on the data too
+    numeric = [(slope(z + h * e)[0].value - slope(z - h * e)[0].value) / (2 * h) for e in jnp.eye(8)]
+    np.testing.assert_allclose(gradient, jnp.stack(numeric, -1), rtol=1e-5, atol=1e-5)
+    k = jnp.where(used, model.matern(distances(z, x, process.theta, axes)), 0.0)
+    mean, variance = (np.asarray(a) for a in predict(process, k))
+    deviation, best = np.sqrt(variance), float(best)
+    if name == "ucb":
+        np.testing.assert_allclose(found.value, 1.8 * deviation - mean, rtol=1e-12)
+    else:
+        from scipy.stats import norm
+
+        u = (best - mean) / deviation
+        np.testing.assert_allclose(
+            np.exp(found.value), deviation * (u * norm.cdf(u) + norm.pdf(u)), rtol=1e-9
+        )
+    on_data, at_data = slope(x)  # finite on the data too, and never a trial again
+    assert np.all(np.isfinite(at_data)) and np.all(np.isneginf(on_data.value[:12]))
+
+
+def test_the_climb_ends_at_the_maximum():
+    """Of -|x - centre|^2 in 3-d, one axis of five levels: the point itself, from any of 8 columns."""
+    centre = np.array([0.123, 0.877, 0.52] + [0.5] * 5)
+    cube = Space({"a": Float(0, 1), "b": Float(0, 1), "c": Int(1, 5)}).cube()
+
+    def evaluate(x):
+        value = -jnp.sum((x - centre) ** 2, -1)
+        return acquisition.Found(x, value, value, -value), -2.0 * (x - centre)
+
+    def snap(x):
+        return cube.snap(x.astype(jnp.float32)).astype(jnp.float64)
+
+    pool = snap(jnp.asarray(points(32, 3))).reshape(4, 8, 8)
+    found = acquisition.climb(evaluate, snap, pool, jnp.full((8,), 0.02), 30)
+    np.testing.assert_allclose(found.x[:2], centre[:2], atol=2e-3)
+    assert float(found.x[2]) == 0.5
+    unclimbed = acquisition.climb(evaluate, snap, pool, jnp.full((8,), 0.02), 0)
+    best = float(jnp.max(evaluate(pool.reshape(32, 8))[0].value))
+    assert float(unclimbed.value) == pytest.approx(best, rel=1e-12)
+
+
+def test_random_words():
+    """The hash behind the candidates and Thompson draws: 20,000 numbers are uniform and normal
+    (Kolmogorov-Smirnov, p above .001; key 5), keys and neighbours uncorrelated (4 sigma)."""
+    from scipy.stats import kstest
+
+    draw = jax.jit(jax.vmap(lambda i: _uniform(jax.random.fold_in(jax.random.key(5), i), 20)))
+    u = np.asarray(draw(jnp.arange(1000)))
+    assert kstest(u.ravel(), "uniform").pvalue > 1e-3
+    correlation = np.corrcoef(u.T) - np.eye(20)
+    assert np.abs(correlation).max() < 4.5 / np.sqrt(1000)
+    normal = jax.jit(jax.vmap(lambda i: _normals(jax.random.fold_in(jax.random.key(5), i), 20)))
+    assert kstest(np.asarray(normal(jnp.arange(1000))).ravel(), "norm").pvalue > 1e-3
+
+
+def test_thompson_draws_have_the_exact_posterior():
+    """How often each of 32 points is the minimum of 20,000 draws (key 0) against as many by numpy from the
+    exact joint posterior: each share within 4.5 sigma of its difference."""
+    d, rows = 2, 32
+    x = jnp.asarray(points(rows, d))
+    axes, used = axes_of(d), jnp.arange(rows) < 8
+    y = jnp.where(used, jnp.sin(6 * x[:, 0]), 0.0)
+    theta = jnp.log(jnp.asarray([0.3, 0.5, 9, 9, 9, 9, 9, 9, 1e-2]))
+    _, _, process = objective(x, y, used, theta, axes)
+    pool = jnp.asarray(points(32, d, seed=9))
+    none = jnp.zeros(rows, bool)
+
+    @jax.jit
+    def one(i):
+        normals = _normals(jax.random.fold_in(jax.random.key(0), i), 32)
+        return acquisition.draw(process, pool, normals, x, used, none, axes)
+
+    n = 20_000
+    found = jax.jit(jax.vmap(one))(jnp.arange(n))
+    ours = np.argmax(np.all(np.asarray(found.x)[:, None] == np.asarray(pool), -1), 1)
+
+    def kernel(a, b):
+        s = np.sqrt(5 * np.sum(((a[:, None, :2] - b[None, :, :2]) / [0.3, 0.5]) ** 2, -1))
+        return (1 + s + s * s / 3) * np.exp(-s)
+
+    at, z, target = np.asarray(x)[:8], np.asarray(pool), np.asarray(y)[:8]
+    inverse = np.linalg.inv(kernel(at, at) + 1e-2 * np.eye(8))
+    constant = inverse.sum(0) @ target / inverse.sum()
+    cross = kernel(z, at)
+    mean = constant + cross @ inverse @ (target - constant)
+    covariance = kernel(z, z) - cross @ inverse @ cross.T
+    truth = np.random.default_rng(0).multivariate_normal(mean, covariance, n).argmin(1)
+    a, b = (np.bincount(i, minlength=32) / n for i in (ours, truth))
+    assert np.all(np.abs(a - b) < 4.5 * np.sqrt((a * (1 - a) + b * (1 - b) + 1 / n) / n))
+    assert a.max() < 0.9  # and they do differ
 
 
 ODD = {
     "constant": lambda x, n: np.full(len(x), 3.0),
     "huge": lambda x, n: np.where(x[:, 0] > 0.5, 1e30, x[:, 1]),
     "diverged": lambda x, n: np.where(x[:, 0] > 0.3, [np.nan, np.inf][n % 2], x[:, 1]),
-    "all_nan": lambda x, n: np.full(len(x), np.nan),
+    "all nan": lambda x, n: np.full(len(x), np.nan),
+    "minus infinity": lambda x, n: np.where(x[:, 0] > 0.3, -np.inf, x[:, 1]),
     "tiny": lambda x, n: 1e-12 * x[:, 0],
     "offset": lambda x, n: 1e9 + x[:, 0],
+    "largest": lambda x, n: np.where(x[:, 0] > 0.5, 1.0, -1.0) * np.finfo(np.float64).max,
 }
 
 
@@ -224,34 +335,54 @@ def mixed():
     return Space({"a": Float(0, 1), "b": Float(1e-3, 1, log=True), "c": Int(1, 3), "d": Choice("xyz")}).cube()
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_survives_odd_losses(mixed, workers):
-    """Every odd case is a group of lanes of one run, so that one compilation serves all."""
-    names = list(ODD)
-    group = np.repeat(np.arange(len(names)), 4)
+def odd(x, n):
+    """Every odd case is a group of lanes."""
+    values = np.stack([loss(x, n) for loss in ODD.values()])
+    return values[np.arange(len(x)) % len(ODD), np.arange(len(x))]
 
-    def losses(x, n):
-        values = np.stack([ODD[name](x, n) for name in names])
-        return values[group, np.arange(len(x))]
 
-    gp = GP(start=1, cube=mixed, max_epoch=3, budget=14)
-    xs, _, state, _ = drive(gp, losses, lanes=len(group), workers=workers)
-    assert np.all(np.isfinite(xs)) and np.all((xs >= 0) & (xs <= 1)) and np.all(xs[..., 4:] == 0.5)
+def check_state(state):
     assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves((state.search, state.mean, state.variance)))
+    assert np.all(np.asarray(state.variance) > 0)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("name", ["logei", "ucb", "thompson"])
+def test_survives_odd_losses(mixed, name, workers):
+    gp = GP(acquisition=name, cube=mixed, max_epoch=1, budget=BUDGET)
+    xs, _, state, _ = drive(gp, odd, workers=workers)
+    assert np.all(xs[..., 4:] == 0.5)
+    check_state(state)
     # Something is still explored: not one point again and again.
     assert all(len(np.unique(lane, axis=0)) == gp.num_trials for lane in xs)
 
 
-def test_does_not_repeat_itself_on_a_discrete_space():
-    space = Space({"a": Int(1, 3), "b": Choice("uvw"), "c": Choice((1, 2), ordered=True)})
-    gp = GP(start=1, cube=space.cube(), max_epoch=1, budget=18)
-    xs, _, _, _ = drive(gp, lambda x, n: x[:, 0] + x[:, 1], lanes=8, workers=2)
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(
+    "space",
+    [
+        Space({"a": Int(1, 3), "b": Choice("uvwx")}),  # 12 points
+        Space({"a": Choice((1, 2), ordered=True)}),
+        Space({"a": Int(1, 40, log=True)}),  # bins from a third to a hundredth of the axis
+        Space({"a": Int(1, 3), "b": Choice("uvw"), "c": Choice((1, 2), ordered=True), "d": Int(4, 5)}),
+    ],
+    ids=["12", "2", "40", "36"],
+)
+def test_takes_every_point_of_a_discrete_space_before_any_again(space, workers):
+    """The start-up design too, and goes on when nothing is left; a running point is not asked for twice."""
+    gp = GP(cube=space.cube(), max_epoch=1, budget=BUDGET)
+    size = int(np.prod([axis.levels for axis in space.axes.values()]))
+    xs, _, state, _ = drive(gp, lambda x, n: np.where(x[:, 0] < 0.3, np.inf, x[:, 0]), workers=workers)
+    check_state(state)
     for lane in xs:
-        tried = {tuple(space.decode(x).values()) for x in lane}
-        assert len(tried) == 18  # all of 3 * 3 * 2, each once
+        tried = [tuple(space.decode(x).values()) for x in lane]
+        assert len(set(tried[:size])) == min(size, BUDGET)
+        if size > workers:
+            assert all(len(set(tried[i : i + workers])) == workers for i in range(size, BUDGET - workers))
 
 
-def test_beats_random_search_on_a_quadratic():
+@pytest.mark.parametrize(("name", "median"), [("logei", 1e-3), ("ucb", 1e-3), ("thompson", 1e-2)])
+def test_beats_random_search_on_a_quadratic(name, median):
     """30 trials in 4-d against the best of 30 uniform ones, 32 paired seeds from 0: mean log10 regret lower
     by more than 5 sigma (measured: above 20)."""
     cube = Space({f"x{i}": Float(0, 1) for i in range(4)}).cube()
@@ -260,63 +391,62 @@ def test_beats_random_search_on_a_quadratic():
     def bowl(x, n=0):
         return np.sum((x[..., :4] - centre) ** 2, -1)
 
-    gp = GP(cube=cube, max_epoch=1, budget=30)
+    gp = GP(acquisition=name, cube=cube, max_epoch=1, budget=BUDGET)
     _, told, state, (keys, _) = drive(gp, bowl)
     uniform = np.asarray(jax.vmap(lambda k: cube.start(k, 30))(keys))
     gain = np.log10(bowl(uniform).min(1)) - np.log10(told.min(1))
     assert gain.mean() > 5 * gain.std(ddof=1) / np.sqrt(LANES)
-    assert np.median(told.min(1)) < 1e-3
+    assert np.median(told.min(1)) < median
     # The start-up design is the shared one.
     np.testing.assert_array_equal(told[:, :6], bowl(uniform[:, :6]).astype(np.float64))
     # Without noise it recommends the best trial that it saw (the last one is not told yet).
     best = jax.vmap(gp.recommend)(state)
     seen = told[:, :-1]
     regret = np.take_along_axis(seen, np.asarray(best.trial)[:, None], 1)[:, 0] - seen.min(1)
-    assert np.quantile(regret, 0.9) < 1e-3
+    assert np.quantile(regret, 0.9) < 1e-2
+
+
+def test_recommends_better_than_the_luckiest_trial_under_noise():
+    """A bowl in 4-d with noise of standard deviation .15 (its values span 1.2), 128 seeds from 0: the
+    recommended trial's true value is lower than the best-told one's by more than 3 sigma."""
+    cube = Space({f"x{i}": Float(0, 1) for i in range(4)}).cube()
+    noise = np.random.default_rng(0).normal(0, 0.15, (BUDGET, 4, LANES))
+    gains = []
+    for seed in range(4):
+
+        def bowl(x, n=0):
+            return np.sum((x[..., :4] - np.array([0.3, 0.6, 0.4, 0.7])) ** 2, -1)
+
+        def noisy(x, n, seed=seed):
+            return bowl(x) + noise[n, seed]
+
+        xs, told, state, _ = drive(GP(cube=cube, max_epoch=1, budget=BUDGET), noisy, seed=seed)
+        true, seen = bowl(xs), told[:, :-1]
+        chosen = np.asarray(jax.vmap(GP(cube=cube, max_epoch=1, budget=BUDGET).recommend)(state).trial)
+        lanes = np.arange(LANES)
+        gains.append(true[lanes, seen.argmin(1)] - true[lanes, chosen])
+    gains = np.concatenate(gains)
+    assert gains.mean() > 3 * gains.std(ddof=1) / np.sqrt(len(gains))
 
 
 def test_waits_without_touching_its_state_and_drops_none(mixed):
-    gp = GP(start=2, cube=mixed, max_epoch=9, budget=3)
-    _, _, state, (keys, queue) = drive(gp, lambda x, n: x[:, 0], lanes=2)
-    state = jax.tree.map(lambda a: a[0], state)
-    tell = jax.jit(gp.tell)
-    job, after = jax.jit(gp.ask)(keys[0], state)
-    assert int(job.trial) == NONE and int(job.until) == 0
-    told = tell(after, job, Feedback(jnp.float64(-9.0), jnp.float64(0.0)))
-    for a, b, c in zip(*map(jax.tree.leaves, (state, after, told)), strict=True):
+    gp = GP(cube=mixed, max_epoch=1, budget=BUDGET)
+    _, _, state, (keys, queue) = drive(gp, lambda x, n: x[:, 0])
+    idle = jax.tree.map(lambda a: jnp.broadcast_to(a, (LANES, *a.shape)), wait(mixed))
+    settings = dataclasses.replace(gp, cube=None)
+    job, after = turns(settings, gp.stage(BUDGET), mixed, keys, state, idle, jnp.full(LANES, -9.0))
+    assert np.all(np.asarray(job.trial) == NONE) and np.all(np.asarray(job.until) == 0)
+    for a, b in zip(*map(jax.tree.leaves, (state, after)), strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(a, c)
-        assert a.dtype == b.dtype == c.dtype
-    running = jax.tree.map(lambda a: a[0], queue[0][0])
-    last = tell(state, running, Feedback(jnp.float64(0.5), jnp.float64(0.0)))
-    assert list(state.status) == [TOLD, TOLD, PENDING] and list(last.status) == [TOLD] * 3
-
-
-def test_continues_after_trials_made_elsewhere(mixed):
-    gp = GP(start=4, prior_trials=5, cube=mixed, max_epoch=2, budget=3)
-    assert gp.num_trials == 8 and gp.stage(0) == 16
-    state = gp.init(jax.random.key(0))
-    tell, elsewhere = jax.jit(gp.tell), points(5, 4, seed=4).astype(np.float32)
-    for k, x in enumerate(elsewhere):
-        job = Job(jnp.int32(k), jnp.int32(NONE), jnp.asarray(x), jnp.int32(2))
-        state = tell(state, job, Feedback(jnp.float64(x[0]), jnp.float64(0.0)))
-    ask = jax.jit(gp.ask)
-    job, state = ask(jax.random.key(1), state)
-    assert int(job.trial) == 5 and int(state.fits) == 1  # five count as the start-up design
-    again, _ = ask(jax.random.key(2), state)
-    assert int(again.trial) == 6 and not np.array_equal(again.x, job.x)
-
-
-def test_a_longer_run_begins_with_the_shorter(mixed):
-    short, long = (GP(start=3, cube=mixed, max_epoch=1, budget=b) for b in (6, 12))
-    assert short.anytime and [short.stage(i) for i in range(6)] == [long.stage(i) for i in range(6)]
-    a, b = (drive(gp, lambda x, n: x[:, 0] + x[:, 2], lanes=2)[0] for gp in (short, long))
-    np.testing.assert_array_equal(a, b[:, :6])
+        assert a.dtype == b.dtype
+    _, last = turns(settings, gp.stage(BUDGET), mixed, keys, state, queue[-1][0], jnp.full(LANES, 0.5))
+    assert np.all(np.asarray(state.status) == [TOLD] * (BUDGET - 1) + [PENDING])
+    assert np.all(np.asarray(last.status) == TOLD) and np.all(np.asarray(last.loss)[:, -1] == 0.5)
 
 
 def test_stages_hold_the_trials_granted(mixed):
     gp = GP(start=6, cube=mixed, max_epoch=1, budget=300)
-    assert [gp.stage(i) for i in (0, 5, 6, 16, 17, 64, 65, 257)] == [0, 0, 16, 16, 32, 64, 96, 384]
+    assert [gp.stage(i) for i in (0, 5, 6, 32, 33, 64, 65, 257)] == [0, 0, 32, 32, 64, 64, 96, 384]
     assert all(gp.stage(i) >= i for i in range(6, 301))
     assert GP(start=6, cube=mixed, max_epoch=1, budget=5).stage(5) == 0
 
@@ -325,8 +455,9 @@ def test_stages_hold_the_trials_granted(mixed):
     ("settings", "message"),
     [
         ({"start": 0}, "start must be at least 1, got 0"),
-        ({"candidates": 6}, "candidates must be a positive multiple of 4, got 6"),
-        ({"acquisition": "ei"}, "acquisition must be logei, got 'ei'"),
+        ({"candidates": 48}, "candidates must be a positive multiple of 32, got 48"),
+        ({"acquisition": "ei"}, "acquisition must be one of logei, ucb, thompson, got 'ei'"),
+        ({"coefficient": -1.0}, "coefficient must be at least 0, got -1.0"),
         ({"budget": 0.5}, "at least 1 full training, got 0.5"),
     ],
 )
