@@ -101,8 +101,13 @@ class Entry:
     settings: dict[str, Any]
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.group, self.label
+    def known(self) -> list[str]:
+        """The settings that may be changed, of every part."""
+        found, settings = [], self.settings
+        while settings:
+            found += [k for k in settings if not k.startswith("_") and k != "base"]
+            settings = settings.get("base") if "_target_" in (settings.get("base") or ()) else None
+        return list(dict.fromkeys(found))
 
 
 class _Part(NamedTuple):
@@ -187,8 +192,9 @@ def build(settings: dict[str, Any]) -> Any:
     the base, made first, and the name. Raises UserError in one line."""
     from hydra.utils import instantiate
 
+    # A console script lacks the current folder, where one's own mine.py is; last, so that it hides nothing.
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     own, base = settings, None
     if "_target_" in (settings.get("base") or ()):
         base = build(settings["base"])

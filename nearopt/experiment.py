@@ -45,12 +45,16 @@ class Experiment:
     def folder(self) -> Path:
         return Path("results") / self.name
 
+    def _own(self, objective: Entry) -> dict[str, Any]:
+        """What is set for this objective alone, by its whole name or by what its wrappers go around."""
+        bare = self.per_objective.get(objective.name.partition("+")[0], {})
+        return self.per_objective.get(objective.name, bare)
+
     def seeds_of(self, objective: Entry) -> int:
-        return int(self.per_objective.get(objective.name, {}).get("seeds", self.seeds))
+        return int(self._own(objective).get("seeds", self.seeds))
 
     def budgets_of(self, objective: Entry) -> tuple[float, ...]:
-        own = self.per_objective.get(objective.name, {}).get("budgets", self.budgets)
-        return tuple(sorted(float(b) for b in own))
+        return tuple(sorted(float(b) for b in self._own(objective).get("budgets", self.budgets)))
 
 
 @dataclass(frozen=True)
@@ -119,22 +123,25 @@ def _entries(group: str, texts: list[str], given: dict[str, str]) -> tuple[Entry
         owner, _, setting = key.partition(".")
         if owner != group or not setting:
             continue
-        if not any(setting in e.settings for e in found):
-            have = dict.fromkeys(s for e in found for s in e.settings if not s.startswith("_"))
+        if not any(setting in e.known for e in found):
+            have = dict.fromkeys(s for e in found for s in e.known)
             who = found[0].name if len(found) == 1 else f"none of {', '.join(e.name for e in found)}"
             verb = "has no setting" if len(found) == 1 else "has a setting"
             raise UserError(f"{who} {verb} {setting!r}{nearest(setting, have) if have else ''}")
         swept = []
         for e in found:
-            if setting not in e.settings:
+            if setting not in e.known:
                 swept.append(e)
                 continue
-            rest = e.label.partition(",")[2]
             for value in catalogue.split(text):
-                base = f"{e.name},{rest}" if rest else e.name
-                swept.append(catalogue.entry(group, base, {setting: catalogue.parse(value)}))
+                swept.append(catalogue.entry(group, e.label, {setting: catalogue.parse(value)}))
         found = swept
     return tuple({e.label: e for e in found}.values())
+
+
+def _unbracketed(text: str) -> str:
+    """A list as Hydra writes it, [a,b], without its brackets."""
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
 def read(words: list[str]) -> Experiment:
@@ -152,7 +159,7 @@ def read(words: list[str]) -> Experiment:
     groups = {}
     for group in ("strategy", "objective", "cluster"):
         texts = given.get(group)
-        listed = base[group] if texts is None else catalogue.split(texts.strip("[]"))
+        listed = base[group] if texts is None else catalogue.split(_unbracketed(texts))
         groups[group] = _entries(
             group, [str(t) for t in ([listed] if isinstance(listed, str) else listed)], given
         )
@@ -161,7 +168,7 @@ def read(words: list[str]) -> Experiment:
         for name, own in named["per_objective"].items()
     }
     for name in per_objective:
-        if name not in catalogue.names("objective"):
+        if name.partition("+")[0] not in catalogue.names("objective"):
             raise UserError(
                 f"per_objective: no objective {name!r}{nearest(name, catalogue.names('objective'))}"
             )

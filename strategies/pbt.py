@@ -178,9 +178,9 @@ class PBT:
         return frozenset({"stop", "resume"} | more | ({"change"} if self.exploit and self.explore else set()))
 
     def init(self, key: jax.Array) -> State:
-        # Drawn here at once, since a draw in each ask would cost more than all the rest of it; and flat, which
-        # compiles several times faster: an element depends on the key and its place only, so row c does not
-        # depend on how many rows there are. Folding beyond the trials' numbers keeps it apart from the design.
+        # Drawn here at once, since a draw in each ask would cost more than all the rest of it; flat, since
+        # that compiles several times faster. An element depends on the key and its place only, so row c does
+        # not depend on how many there are. Folding beyond the trials' numbers keeps it off the design.
         apart = jax.random.fold_in(key, NEVER)
         copies, size = self._plan.copies, self.cube.width + 1
         draws = jax.random.uniform(apart, (copies * size,), jnp.float32).reshape(copies, size)

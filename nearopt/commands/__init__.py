@@ -73,8 +73,6 @@ def main(words: list[str] | None = None) -> int:
     if hidden:
         print(f"nearopt: {hidden}", file=sys.stderr)
         return USAGE
-    if str(Path.cwd()) not in sys.path:  # a console script lacks it; one's own mine.py is there
-        sys.path.insert(0, str(Path.cwd()))
     command = importlib.import_module(f"nearopt.commands.{name}")
     if any(w in ("-h", "--help") for w in words):
         print(f"usage: {program()} {name} {command.USAGE}\n\n{(command.__doc__ or '').strip()}")

@@ -3,6 +3,8 @@ module.Class, and names the first job that breaks one. Ends with status 1 if a r
 
 from __future__ import annotations
 
+import re
+
 from nearopt import catalogue
 from nearopt.catalogue import UserError, nearest
 
@@ -17,7 +19,8 @@ def main(words: list[str]) -> int:
 
     broken = 0
     for word in words:
-        group = next((g for g in ("strategy", "objective") if word.split(",")[0] in catalogue.names(g)), None)
+        name = re.split("[,+]", word)[0]
+        group = next((g for g in ("strategy", "objective") if name in catalogue.names(g)), None)
         if group == "strategy":
             found = check_strategy(catalogue.strategy_factory(catalogue.entry(group, word).settings))
         elif group == "objective":

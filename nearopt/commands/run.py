@@ -29,12 +29,12 @@ def main(words: list[str]) -> int:
     budgets = ", ".join(f"{b:g}" for b in wanted.budgets)
     print(
         f"{wanted.name}: {count(len(wanted.strategies), 'strategy')} on "
-        f"{count(len(wanted.objectives), 'objective')} ({count(len(todo), 'cell')}), {count(wanted.seeds, 'seed')}, "
-        f"budgets {budgets} full trainings",
+        f"{count(len(wanted.objectives), 'objective')} ({count(len(todo), 'cell')}), "
+        f"{count(wanted.seeds, 'seed')}, budgets {budgets} full trainings",
         flush=True,
     )
     for name, own in wanted.per_objective.items():
-        if own and any(o.name == name for o in wanted.objectives):
+        if own and any(name in (o.name, o.name.partition("+")[0]) for o in wanted.objectives):
             print(f"  {name}: " + ", ".join(f"{k} {v}" for k, v in own.items()), flush=True)
     sound = experiment.run(wanted)
     if wanted.debug:
