@@ -194,7 +194,7 @@ def log_densities(mixtures: Mixtures, cube: Cube, x: jax.Array, multivariate: bo
             logs,
         )
     else:
-        logs = jnp.stack([real(j) for j in range(d)]) - least[:, None]
+        logs = -0.5 * jnp.square((x.T[:, :, None] - m.mean[:, None]) * sharp[:, None]) - least[:, None]
         logs = jax.lax.cond(
             jnp.any(which > 0),
             lambda logs: logs + jax.lax.map(other, jnp.arange(d)),
@@ -203,7 +203,7 @@ def log_densities(mixtures: Mixtures, cube: Cube, x: jax.Array, multivariate: bo
         )
     prior = logs[..., -1:]
     ratio = jnp.exp(jnp.minimum(logs - prior, CEILING))
-    return jnp.stack([jnp.log(jnp.sum(w * ratio, -1)) for w in m.weight]) + prior[..., 0]
+    return jnp.moveaxis(jnp.log(ratio @ m.weight.T), -1, 0) + prior[..., 0]
 
 
 def sample(mixtures: Mixtures, cube: Cube, pick: jax.Array, u: jax.Array, slots: int) -> jax.Array:
