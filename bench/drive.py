@@ -8,8 +8,10 @@ of one lane; so the two agree job for job by construction.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,22 @@ class Run(NamedTuple):
     compile_s: float
     run_s: float
     errors: list
+
+
+class Prior(NamedTuple):
+    """Trials made elsewhere, which a strategy is told before its first ask: they cost no budget and have no
+    rows in the trace; new trials count on from n. For each lane, in order: x f32[lanes, n, d], in the padded
+    cube · loss, true_loss f64[lanes, n], the latter nan where unknown · until i32[lanes, n], epochs trained.
+    """
+
+    x: np.ndarray
+    loss: np.ndarray
+    true_loss: np.ndarray
+    until: np.ndarray
+
+    @property
+    def trials(self) -> int:
+        return self.loss.shape[1]
 
 
 class NotApplicable(ValueError):
@@ -78,10 +96,14 @@ def drive(
     player: Player,
     trainer: Trainer,
     progress: Callable[[float], None] | None = None,
+    prior: Prior | None = None,
 ) -> dict[str, np.ndarray]:
-    """Runs every lane to its end; returns the trace as columns, unsorted, with `lane` and `x`."""
+    """Runs every lane to its end; returns the trace as columns, unsorted, with `lane` and `x`. The player
+    has been told of `prior` already."""
     rows: dict[str, list] = {}
     last_true = np.full((cluster.lanes, cluster.num_trials), np.nan)
+    if prior is not None:
+        last_true[:, : prior.trials] = prior.true_loss
     everyone = np.arange(cluster.lanes)
     while True:
         tells, worker, asks = cluster.plan(trainer.ready)
@@ -147,6 +169,85 @@ def instances_of(
 ) -> np.ndarray:
     """The instance i64[seeds] that each seed gets."""
     return first_instance + np.asarray(seeds, np.int64) // seeds_per_instance
+
+
+def prior_of_configs(
+    space: Space, configs: Sequence[Mapping], losses: Sequence[float], max_epoch: int, lanes: int = 1
+) -> Prior:
+    """The same (config, loss) pairs for every lane, each trained for `max_epoch` epochs; an axis that a
+    config leaves out has its default."""
+    if len(configs) != len(losses):
+        raise ValueError(f"configs and losses must be as many, got {len(configs)} and {len(losses)}")
+    if not len(configs):
+        raise ValueError("a prior needs at least one trial, got none")
+    x = np.stack([space.encode(config) for config in configs])
+    shape = (lanes, len(configs))
+    return Prior(
+        np.broadcast_to(x, (lanes, *x.shape)),
+        np.broadcast_to(np.asarray(losses, np.float64), shape),
+        np.full(shape, np.nan),
+        np.full(shape, max_epoch, np.int32),
+    )
+
+
+def prior_of_trace(
+    space: Space, trace: pd.DataFrame, seeds: Sequence[int], trials: int | None = None
+) -> Prior:
+    """What each seed's run in a trace of the same objective and instances told: its first `trials` trials
+    (None: all), each with its last loss. Raises where a seed has fewer, or another number than the rest."""
+    last = trace.sort_values(["seed", "trial", "job"]).drop_duplicates(["seed", "trial"], keep="last")
+    lanes = []
+    for seed in seeds:
+        run = last[last["seed"] == seed]
+        run = run if trials is None else run[:trials]
+        wanted = trials or (len(lanes[0]) if lanes else max(len(run), 1))
+        if len(run) != wanted:
+            raise ValueError(f"the trace must have {wanted} trials of seed {seed}, got {len(run)}")
+        lanes.append(run)
+    x = [
+        [space.encode(dict(zip(space.names, row, strict=True))) for row in rows]
+        for rows in (run[[f"hp_{name}" for name in space.names]].itertuples(index=False) for run in lanes)
+    ]
+
+    def column(name, dtype):
+        return np.stack([run[name].to_numpy(dtype) for run in lanes])
+
+    return Prior(
+        np.array(x, np.float32),
+        column("loss", np.float64),
+        column("true_loss", np.float64),
+        column("until", np.int32),
+    )
+
+
+def with_prior(factory: Callable[..., Any], prior: Prior | None, lanes: int) -> Callable[..., Any]:
+    """The factory of strategies that know how many trials they will be told of first. Raises ValueError for
+    one that cannot be told of any, or a prior of other than `lanes` lanes."""
+    if prior is None:
+        return factory
+    if len(prior.loss) != lanes:
+        raise ValueError(f"the prior must have one row a seed, {lanes}, got {len(prior.loss)}")
+    try:
+        inspect.signature(factory).bind_partial(prior_trials=prior.trials)
+    except TypeError:
+        raise ValueError(
+            "this strategy cannot be told trials made elsewhere: it has no setting prior_trials"
+        ) from None
+    return partial(factory, prior_trials=prior.trials)
+
+
+def tell_prior(strategy, cube, state, prior: Prior):
+    """One lane's state after its prior's trials."""
+    strategy = dataclasses.replace(strategy, cube=cube)
+
+    def one(state, told):
+        k, x, loss, until = told
+        job = Job(k, jnp.int32(NONE), x, until)
+        return strategy.tell(state, job, Feedback(loss, jnp.float64(0.0))), None
+
+    k = jnp.arange(prior.loss.shape[0], dtype=jnp.int32)
+    x, loss = jnp.asarray(prior.x, jnp.float32), jnp.asarray(prior.loss, jnp.float64)
+    return jax.lax.scan(one, state, (k, x, loss, jnp.asarray(prior.until, jnp.int32)))[0]
 
 
 def turn_lane(strategy, stage, cube, ask_key, state, tell, feedback, granted):

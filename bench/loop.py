@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from bench.drive import (
+    Prior,
     Run,
     applicable,
     drive,
@@ -36,7 +37,9 @@ from bench.drive import (
     instances_of,
     make_cluster,
     seed_keys,
+    tell_prior,
     turn_lane,
+    with_prior,
 )
 from bench.protocols import NONE, Feedback, HostStrategy, Job
 from bench.space import Space
@@ -170,8 +173,12 @@ class CallTrainer:
 class HostPlayer:
     """One lane of a `HostStrategy`."""
 
-    def __init__(self, strategy: HostStrategy, width: int):
+    def __init__(self, strategy: HostStrategy, width: int, prior: Prior | None = None):
+        """`prior`: one lane's."""
         self.strategy, self.width = strategy, width
+        if prior is not None:
+            for k, (x, loss, _, until) in enumerate(zip(*prior, strict=True)):
+                strategy.tell(Job(k, NONE, x.copy(), int(until)), Feedback(float(loss), 0.0))
 
     def stage(self, granted):
         return np.full(1, -1)
@@ -193,16 +200,32 @@ def _turn_compiled(strategy, stage, cube, ask_key, state, tell, feedback, grante
     return turn_lane(strategy, stage, cube, ask_key, state, tell, feedback, granted)
 
 
+_prior_compiled = jax.jit(tell_prior, static_argnums=0)
+
+
 class PlainPlayer:
     """One lane of a JAX strategy; uncompiled, it is called as it is written."""
 
-    def __init__(self, factory, cube, max_epoch, budget, seed: int, compiled: bool = True):
+    def __init__(
+        self,
+        factory,
+        cube,
+        max_epoch,
+        budget,
+        seed: int,
+        compiled: bool = True,
+        prior: Prior | None = None,
+    ):
+        """`prior`: one lane's."""
         self.cube = jax.tree.map(jnp.asarray, cube)
         self.strategy = factory(cube=self.cube, max_epoch=max_epoch, budget=budget)
         self.settings = replace(self.strategy, cube=None)
         self.call = _turn_compiled if compiled else turn_lane
         init_key, self.ask_key, _ = seed_keys(jnp.uint32(seed))
         self.state = self.strategy.init(init_key)
+        if prior is not None:
+            tell = _prior_compiled if compiled else tell_prior
+            self.state = tell(self.settings, self.cube, self.state, jax.tree.map(jnp.asarray, prior))
 
     def stage(self, granted):
         staged = hasattr(self.strategy, "stage")
@@ -296,13 +319,15 @@ def run(
     seeds_per_instance: int = 1,
     executor: str = "threads",
     debug: bool = False,
+    prior: Prior | None = None,
     progress: Function[[float], None] | None = None,
 ) -> Run:
     """Runs any strategy on any objective, one seed after the other, in host code.
 
     Strategies are JAX ones or `HostStrategy` factories (which also take `seed=`); objectives are JAX ones or
     a `Callable`, whose jobs run on `workers` threads or processes (`executor`). With `debug` only the first
-    seed runs and nothing is compiled, so that print and a debugger work inside. Raises as `simulate` does.
+    seed runs and nothing is compiled, so that print and a debugger work inside. `prior` and what
+    is raised: as in `simulate`.
     """
     if executor not in ("threads", "processes"):
         raise ValueError(f"executor must be threads or processes, got {executor!r}")
@@ -313,7 +338,10 @@ def run(
     lanes = list(seeds)[:1] if debug else list(seeds)
     instances = instances_of(lanes, first_instance, seeds_per_instance).tolist()
     cube = objective.space.cube()
-    settings = dict(cube=cube, max_epoch=objective.max_epoch, budget=budget)
+    if prior is not None and debug:
+        prior = jax.tree.map(lambda a: a[:1], prior)
+    factory = with_prior(factory, prior, len(seeds))
+    settings: dict[str, Any] = dict(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     frames, errors = [], []
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
@@ -325,11 +353,12 @@ def run(
         else:
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
         for i, (seed, instance) in enumerate(zip(lanes, instances, strict=True)):
+            lane = None if prior is None else jax.tree.map(lambda a, i=i: np.asarray(a)[i], prior)
             if host_factory(factory):
                 strategy = factory(**settings, **_own(factory, cube, seed))
-                player: Any = HostPlayer(strategy, cube.width)
+                player: Any = HostPlayer(strategy, cube.width, lane)
             else:
-                player = PlainPlayer(factory, seed=seed, compiled=not debug, **settings)
+                player = PlainPlayer(factory, seed=seed, compiled=not debug, prior=lane, **settings)
                 strategy = player.strategy
             applicable(strategy, objective)
             cluster = make_cluster(strategy, objective, 1, workers, budget)
@@ -338,7 +367,8 @@ def run(
                 trainer: Any = CallTrainer(objective, pool, seed_keys(jnp.uint32(seed))[2], workers, folder)
             else:
                 trainer = PlainTrainer(objective, seed, instance, workers, compiled=not debug)
-            columns = drive(cluster, player, trainer, None)
+            told = None if lane is None else jax.tree.map(lambda a: a[None], lane)
+            columns = drive(cluster, player, trainer, None, told)
             errors += [(seed, *error) for error in getattr(trainer, "errors", [])]
             frames.append(frame(columns, objective.space, [seed], [instance], budget))
             if progress is not None:

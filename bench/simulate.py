@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.drive import (
+    Prior,
     Run,
     applicable,
     drive,
@@ -28,7 +29,9 @@ from bench.drive import (
     instances_of,
     make_cluster,
     seed_keys,
+    tell_prior,
     turn_lane,
+    with_prior,
 )
 from bench.protocols import NONE, Feedback, Job
 
@@ -95,6 +98,10 @@ _init_block = jax.jit(
     static_argnums=0,
 )
 _turn_program = jax.jit(_turn_block, static_argnums=(0, 1, 2), donate_argnums=5)
+_prior_block = jax.jit(
+    lambda strategy, cube, state, prior: jax.vmap(partial(tell_prior, strategy, cube))(state, prior),
+    static_argnums=0,
+)
 _train_program = jax.jit(_train_pool, static_argnums=0, donate_argnums=1)
 
 
@@ -125,7 +132,17 @@ def _pad(a: np.ndarray, n: int) -> np.ndarray:
 class CompiledPlayer:
     """A JAX strategy in blocks of lanes; `select` where lanes may take turns at different times."""
 
-    def __init__(self, factory, cube, max_epoch, budget, seeds: np.ndarray, select: bool, watch: Stopwatch):
+    def __init__(
+        self,
+        factory,
+        cube,
+        max_epoch,
+        budget,
+        seeds: np.ndarray,
+        select: bool,
+        watch: Stopwatch,
+        prior: Prior | None = None,
+    ):
         strategy = factory(cube=cube, max_epoch=max_epoch, budget=budget)
         self.strategy = dataclasses.replace(strategy, cube=None)
         self.lanes, self.select, self.watch, self.cube = len(seeds), select, watch, cube
@@ -136,6 +153,12 @@ class CompiledPlayer:
         keys = [watch(_keys, padded[b].astype(np.uint32)) for b in self.blocks]
         self.ask_keys = [k[1] for k in keys]
         self.states = [watch(_init_block, self.strategy, cube, k[0]) for k in keys]
+        if prior is not None:
+            told = jax.tree.map(lambda a: _pad(np.asarray(a), len(padded)), prior)
+            self.states = [
+                watch(_prior_block, self.strategy, cube, state, jax.tree.map(lambda a, b=b: a[b], told))
+                for state, b in zip(self.states, self.blocks, strict=True)
+            ]
 
     def stage(self, granted):
         if not self.staged:
@@ -292,17 +315,20 @@ def simulate(
     workers: int = 1,
     first_instance: int = 1000,
     seeds_per_instance: int = 1,
+    prior: Prior | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Run:
     """Runs a JAX strategy on a JAX objective for every seed, each a lane.
 
-    `factory(cube=, max_epoch=, budget=)` makes the strategy; `budget` counts full trainings. Raises
-    NotApplicable, ContractError (a broken rule, with the job) and ValueError (no job fits the budget).
+    `factory(cube=, max_epoch=, budget=)` makes the strategy; `budget` counts full trainings, those of `prior`
+    (`bench.drive.prior_of_trace`, `prior_of_configs`) apart. Raises NotApplicable, ContractError (a broken
+    rule, with the job) and ValueError (no job fits the budget, or the strategy takes no prior).
     """
     clock = time.perf_counter()
     lanes = np.asarray(list(seeds), np.int64)
     instances = instances_of(lanes, first_instance, seeds_per_instance)
     cube = objective.space.cube()
+    factory = with_prior(factory, prior, len(lanes))
     strategy = factory(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     applicable(strategy, objective)
     cluster = make_cluster(strategy, objective, len(lanes), workers, budget)
@@ -310,8 +336,8 @@ def simulate(
     with jax.enable_x64(True):
         select = hasattr(objective, "chunk")
         keep = bool({"resume", "copy"} & strategy.needs) and objective.max_epoch > 1
-        player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch)
+        player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch, prior)
         trainer = CompiledTrainer(objective, lanes, instances, workers, strategy.num_trials, keep, watch)
-        columns = drive(cluster, player, trainer, progress)
+        columns = drive(cluster, player, trainer, progress, prior)
     trace = frame(columns, objective.space, lanes, instances, budget)
     return Run(trace, watch.compiling, time.perf_counter() - clock - watch.compiling, [])
