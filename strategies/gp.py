@@ -243,12 +243,13 @@ class GP:
     def ask(self, key: jax.Array, state: State, stage: int | None = None) -> tuple[Job, State]:
         """The next trial; waits after the last one. `stage` (static): rows, by default the full table."""
         n = self.num_trials
+        state = jax.lax.optimization_barrier(state)
         k = state.count
         done = k >= n
         row = jnp.where(done, n, k)
         if stage is None:
             stage = block(n) if n > self.start else 0
-        table = self._table(key, state, stage or n)
+        table = jax.lax.optimization_barrier(self._table(key, state, stage or n))
         x = state.design[jnp.minimum(k, state.design.shape[0] - 1)]
         repeated = jnp.any(table.barred & jnp.all(self.cube.snap(x) == table.x, -1))
         x = jnp.where(repeated & table.free, table.spare, x)
@@ -354,6 +355,7 @@ class GP:
         place = table.x.astype(jnp.float64)
         warp = _measure(loss, told)
         y = jnp.where(told, _tame(loss, warp), 0.0)
+        y, place = jax.lax.optimization_barrier((y, place))
 
         thompson = self.acquisition == "thompson"
         # A draw is of what is known; the believer's rows would make it one of what is not.
@@ -364,6 +366,7 @@ class GP:
         ranked = jnp.where(told, smooth, jnp.inf)
         best = jnp.where(jnp.any(told), jnp.min(ranked), 0.0)
         pool = self._pool(key, state.x[jnp.argmin(ranked)], table).astype(jnp.float64)
+        process, pool, best = jax.lax.optimization_barrier((process, pool, best))
 
         if thompson:
             found = acquisition.draw(

@@ -12,6 +12,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
+from bench.drive import Prior, tell_prior
 from bench.protocols import NONE, Feedback, wait
 from bench.space import Choice, Float, Int, Space
 from strategies import gp_acquisition as acquisition
@@ -19,6 +20,7 @@ from strategies import gp_model as model
 from strategies.gp import GP, PENDING, TOLD, _normals, _uniform
 
 LANES, BUDGET = 32, 30
+UCB = pytest.param("ucb", marks=pytest.mark.slow)  # of the three the most like another, LogEI
 objective, predict, distances = (jax.jit(f) for f in (model.objective, model.predict, model.distances))
 fit = jax.jit(model.fit, static_argnums=6)
 
@@ -56,15 +58,20 @@ def starts(settings, cube, keys):
     return jax.vmap(dataclasses.replace(settings, cube=cube).init)(keys)
 
 
-def drive(gp, losses, lanes=LANES, seed=0, workers=1, state=None):
-    """Runs gp on losses(x[lanes, d], n) -> [lanes]; workers > 1 delays each tell by workers - 1 turns."""
+def drive(gp, losses, lanes=LANES, seed=0, workers=1, told=None):
+    """Runs gp on losses(x[lanes, d], n) -> [lanes]; workers > 1 delays each tell by workers - 1 turns.
+    `told`: x f32[k, d] and loss f64[k] of trials that every lane is told of first."""
     settings = dataclasses.replace(gp, cube=None)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(lanes))
-    state = starts(settings, gp.cube, keys) if state is None else state
+    state, first = starts(settings, gp.cube, keys), 0
+    if told is not None:
+        first = len(told[0])
+        prior = Prior(*told, told[1], np.full(first, gp.max_epoch, np.int32))
+        state = jax.jit(jax.vmap(lambda s: tell_prior(settings, gp.cube, s, prior)))(state)
     queue, xs, told = [], [], []
     idle = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *a.shape)), wait(gp.cube))
-    for n in range(gp.prior_trials, gp.num_trials):
-        stage = gp.stage(n - gp.prior_trials)
+    for n in range(first, gp.num_trials):
+        stage = gp.stage(n)
         job, loss = queue.pop(0) if len(queue) >= workers else (idle, jnp.zeros(lanes))
         key = jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys)
         job, state = turns(settings, stage, gp.cube, key, state, job, loss)
@@ -175,9 +182,9 @@ def test_map_objective_is_the_density_and_its_gradient_the_differences():
     constant = weights @ y[:n] / weights.sum()
     density = multivariate_normal(np.full(n, constant), covariance).logpdf(y[:n])
     density += lognorm(np.sqrt(3), scale=np.exp(np.sqrt(2) + 0.5 * np.log(3))).logpdf(lengths).sum()
-    density += lognorm(1.0, scale=np.exp(-4)).logpdf(noise)
-    # Equal up to the constants of the densities: 12 normals, 3 lengths of variance 3, 1 noise.
-    constants = 0.5 * (12 + 3 + 1) * np.log(2 * np.pi) + 1.5 * np.log(3)
+    density += lognorm(2.0, scale=np.exp(-6)).logpdf(noise)
+    # Equal up to the constants of the densities: 12 normals, 3 lengths of variance 3, 1 noise of variance 4.
+    constants = 0.5 * (12 + 3 + 1) * np.log(2 * np.pi) + 1.5 * np.log(3) + 0.5 * np.log(4)
     # scipy's value over the median: log(x / scale); the densities' 1/x is the + theta of the prior.
     assert float(value(theta)) == pytest.approx(-density - constants, abs=1e-9)
 
@@ -347,7 +354,7 @@ def check_state(state):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("name", ["logei", "ucb", "thompson"])
+@pytest.mark.parametrize("name", ["logei", UCB, "thompson"])
 def test_survives_odd_losses(mixed, name, workers):
     gp = GP(acquisition=name, cube=mixed, max_epoch=1, budget=BUDGET)
     xs, _, state, _ = drive(gp, odd, workers=workers)
@@ -355,6 +362,34 @@ def test_survives_odd_losses(mixed, name, workers):
     check_state(state)
     # Something is still explored: not one point again and again.
     assert all(len(np.unique(lane, axis=0)) == gp.num_trials for lane in xs)
+
+
+@pytest.mark.parametrize("loss", [0.0, 1e30, np.nan])
+def test_survives_the_same_point_again_and_again(mixed, loss):
+    """24 trials at one point and one that differs, their losses equal or not."""
+    x = np.repeat(np.array([[0.3, 0.7, 0.5, 0.5] + [0.5] * 4], np.float32), 25, 0)
+    x[-1, 0] = 0.6
+    losses = np.where(np.arange(25) % 2 == 0, loss, 0.0)
+    xs, _, state, _ = drive(GP(cube=mixed, max_epoch=1, budget=BUDGET), odd, told=(x, losses))
+    check_state(state)
+    assert xs.shape[1] == BUDGET - 25 and all(len(np.unique(lane, axis=0)) == 5 for lane in xs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("d", "start", "first", "budget"), [(2, 1, 0, 14), (20, 1, 0, 40), (8, 6, 120, 124), (20, 6, 396, 400)]
+)
+@pytest.mark.parametrize("name", ["logei", "thompson"])
+def test_survives_odd_losses_from_one_trial_to_400_in_2_to_20_dimensions(d, start, first, budget, name):
+    axes = {f"x{i}": Float(1e-4, 1, log=True) if i % 4 == 1 else Float(0, 1) for i in range(d - 1)}
+    cube = Space({**axes, "c": Choice("xyz")}).cube()
+    x = np.asarray(cube.start(jax.random.key(1), max(first, 1)))
+    x[1::3] = x[::3][: len(x[1::3])]  # a third of them twice
+    told = (x, np.where(x[:, 0] > 0.8, np.nan, x[:, 0])) if first else None
+    gp = GP(start=start, acquisition=name, cube=cube, max_epoch=1, budget=budget)
+    xs, _, state, _ = drive(gp, odd, lanes=2 * len(ODD) if first == 0 else len(ODD), told=told)
+    check_state(state)
+    assert all(len(np.unique(lane, axis=0)) == xs.shape[1] for lane in xs)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -381,7 +416,10 @@ def test_takes_every_point_of_a_discrete_space_before_any_again(space, workers):
             assert all(len(set(tried[i : i + workers])) == workers for i in range(size, BUDGET - workers))
 
 
-@pytest.mark.parametrize(("name", "median"), [("logei", 1e-3), ("ucb", 1e-3), ("thompson", 1e-2)])
+@pytest.mark.parametrize(
+    ("name", "median"),
+    [("logei", 1e-3), pytest.param("ucb", 1e-3, marks=pytest.mark.slow), ("thompson", 1e-2)],
+)
 def test_beats_random_search_on_a_quadratic(name, median):
     """30 trials in 4-d against the best of 30 uniform ones, 32 paired seeds from 0: mean log10 regret lower
     by more than 5 sigma (measured: above 20)."""
@@ -407,12 +445,13 @@ def test_beats_random_search_on_a_quadratic(name, median):
 
 
 def test_recommends_better_than_the_luckiest_trial_under_noise():
-    """A bowl in 4-d with noise of standard deviation .15 (its values span 1.2), 128 seeds from 0: the
-    recommended trial's true value is lower than the best-told one's by more than 3 sigma."""
+    """A bowl in 4-d with noise of standard deviation .15 (its values span 1.2), 256 seeds from 0: the
+    recommended trial's true value is lower than the best-told one's by more than 2 sigma (measured: 3.8)."""
     cube = Space({f"x{i}": Float(0, 1) for i in range(4)}).cube()
-    noise = np.random.default_rng(0).normal(0, 0.15, (BUDGET, 4, LANES))
-    gains = []
-    for seed in range(4):
+    noise = np.random.default_rng(0).normal(0, 0.15, (BUDGET, 8, LANES))
+    gp, gains = GP(cube=cube, max_epoch=1, budget=BUDGET), []
+    recommend = jax.jit(jax.vmap(gp.recommend))
+    for seed in range(8):
 
         def bowl(x, n=0):
             return np.sum((x[..., :4] - np.array([0.3, 0.6, 0.4, 0.7])) ** 2, -1)
@@ -420,13 +459,13 @@ def test_recommends_better_than_the_luckiest_trial_under_noise():
         def noisy(x, n, seed=seed):
             return bowl(x) + noise[n, seed]
 
-        xs, told, state, _ = drive(GP(cube=cube, max_epoch=1, budget=BUDGET), noisy, seed=seed)
+        xs, told, state, _ = drive(gp, noisy, seed=seed)
         true, seen = bowl(xs), told[:, :-1]
-        chosen = np.asarray(jax.vmap(GP(cube=cube, max_epoch=1, budget=BUDGET).recommend)(state).trial)
+        chosen = np.asarray(recommend(state).trial)
         lanes = np.arange(LANES)
         gains.append(true[lanes, seen.argmin(1)] - true[lanes, chosen])
     gains = np.concatenate(gains)
-    assert gains.mean() > 3 * gains.std(ddof=1) / np.sqrt(len(gains))
+    assert gains.mean() > 2 * gains.std(ddof=1) / np.sqrt(len(gains))
 
 
 def test_waits_without_touching_its_state_and_drops_none(mixed):
