@@ -252,7 +252,9 @@ def _runs(factory, budget) -> Iterator[Violation]:
         )
         settings: dict[str, Any] = dict(budget=budget, workers=workers)
         try:
-            run = simulate.simulate(factory, objective, seeds=range(4), **settings).trace
+            # Beyond one block, where the strategy says that the width of its blocks does not matter.
+            lanes = 66 if workers == 3 and getattr(strategy, "lanes", simulate.BLOCK) > simulate.BLOCK else 4
+            run = simulate.simulate(factory, objective, seeds=range(lanes), **settings).trace
         except ContractError as error:
             yield Violation("jobs keep the contract", f"{where}: {error}")
             return  # the first violating job; what follows it would break for the same reason
@@ -390,7 +392,8 @@ def _objective_runs(objective) -> Iterator[Violation]:
         return TwoSlices(split, **settings)
 
     try:
-        run = simulate.simulate(factory, objective, seeds=range(3), budget=3.0).trace
+        # More than a block, since that is another program.
+        run = simulate.simulate(factory, objective, seeds=range(simulate.BLOCK + 1), budget=3.0).trace
         alone = simulate.simulate(factory, objective, seeds=[1], budget=3.0).trace
     except Exception as error:
         yield Violation("runs under random search", f"{type(error).__name__}: {error}")

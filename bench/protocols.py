@@ -71,7 +71,9 @@ class Strategy(Protocol):
 
     Optional: `recommend(state) -> Job` (the trained trial that it would deploy), `alive(state) ->
     bool[num_trials]` (the rows that may still be a source). Optional class attribute `note: str` says in one
-    line what a budget means, or a method `describe() -> str` does.
+    line what a budget means, or a method `describe() -> str` does. Optional `lanes: int`, how many seeds at
+    most share one program (default 64): more where no bit of a lane depends on how many there are, as it
+    does in linear algebra.
     """
 
     cube: Cube

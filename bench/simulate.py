@@ -1,9 +1,9 @@
 """Spends a budget on a simulated clock, vectorised over seeds.
 
 One host loop over two compiled programs: `turn` (at most one tell, then one ask; one for each strategy's
-settings, padded dimension and budget) and `train` (gather a checkpoint, train a slice, scatter it; one for
-each objective). Neither knows the other, the clock, or the number of workers. The loop itself is
-`bench.drive`.
+settings, padded dimension and budget) and `train` (train a slice; one for each objective, with a gather
+and a scatter of checkpoints around it). Neither knows the other, the clock, or the number of workers. The
+loop itself is `bench.drive`.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def _train(objective, instance, key, checkpoint, fresh, trial, x, start, stop, f
 
 
 class _Entries(NamedTuple):
-    """A pool of slices: i32[pool] each, x f32[pool, d]. `first` and `until` are the whole job's epochs,
-    `start` and `stop` those of this call; row -1: fresh weights, a row past the table: written nowhere."""
+    """Slices to be trained: i32[entries] each, x f32[entries, d]. `first` and `until` are the epochs of the
+    whole job, `start` and `stop` those of this call; row -1: fresh weights, a row past the table: written
+    nowhere."""
 
     lane: Any
     trial: Any
@@ -76,15 +77,35 @@ class _Entries(NamedTuple):
     until: Any
 
 
-def _train_pool(objective, store, instances, keys, e: _Entries):
-    checkpoint = jax.tree.map(lambda a: a[e.lane, jnp.maximum(e.source_row, 0)], store)
-    instance = jax.tree.map(lambda a: a[e.lane], instances)
+def _train_blocks(objective, pool, blocks, instances, keys, checkpoint, entries: _Entries):
+    """Trains the first `blocks` i32[] blocks of `pool` entries. One program for any number of them, since the
+    last bits of arithmetic depend on how many lanes are compiled side by side."""
     train = jax.vmap(partial(_train, objective))
-    checkpoint, loss, true_loss, cost = train(
-        instance, keys[e.lane], checkpoint, e.source_row < 0, e.trial, e.x, e.start, e.stop, e.first, e.until
-    )
-    store = jax.tree.map(lambda a, b: a.at[e.lane, e.target_row].set(b, mode="drop"), store, checkpoint)
-    return store, loss, true_loss, cost
+
+    def block(i, done):
+        def part(a):
+            return jax.lax.dynamic_slice_in_dim(a, i * pool, pool)
+
+        def put(a, b):
+            return jax.lax.dynamic_update_slice_in_dim(a, b, i * pool, 0)
+
+        before, e = jax.tree.map(part, (done[0], entries))
+        instance = jax.tree.map(lambda a: a[e.lane], instances)
+        key, fresh = keys[e.lane], e.source_row < 0
+        out = train(instance, key, before, fresh, e.trial, e.x, e.start, e.stop, e.first, e.until)
+        return jax.tree.map(put, done, out)
+
+    zero = jnp.zeros(entries.lane.shape, jnp.float64)
+    return jax.lax.fori_loop(jnp.int32(0), blocks, block, (checkpoint, zero, zero, zero))
+
+
+# Apart from training, so that its program does not depend on the size of a strategy's table.
+def _gather(store, lane, row):
+    return jax.tree.map(lambda a: a[lane, jnp.maximum(row, 0)], store)
+
+
+def _scatter(store, lane, row, checkpoint):
+    return jax.tree.map(lambda a, b: a.at[lane, row].set(b, mode="drop"), store, checkpoint)
 
 
 def _draw(objective, indices):
@@ -102,7 +123,9 @@ _prior_block = jax.jit(
     lambda strategy, cube, state, prior: jax.vmap(partial(tell_prior, strategy, cube))(state, prior),
     static_argnums=0,
 )
-_train_program = jax.jit(_train_pool, static_argnums=0, donate_argnums=1)
+_train_program = jax.jit(_train_blocks, static_argnums=(0, 1))
+_gather_program = jax.jit(_gather)
+_scatter_program = jax.jit(_scatter, donate_argnums=0)
 
 
 class Stopwatch:
@@ -201,7 +224,7 @@ class CompiledPlayer:
 
 
 class CompiledTrainer:
-    """A JAX objective: checkpoints in donated tables [lanes, rows, ...], one a block of lanes.
+    """A JAX objective: checkpoints in donated tables [lanes, rows, ...], one a block of up to 1,024 lanes.
 
     A running job writes its worker's spare row; commit swaps two entries of `row`, copying nothing. Jobs
     wait in a queue, oldest first, and advance by at most `chunk` epochs a call, so that short ones do not
@@ -216,26 +239,26 @@ class CompiledTrainer:
         self.keep, self.rows = keep, (num_trials if keep else 0) + workers
         self.base = num_trials if keep else 0
         self.row = np.tile(np.arange(self.rows, dtype=np.int32), (lanes, 1))
-        size = min(block_width(lanes, max(self.pool, BLOCK)), -(-lanes // 8) * 8)
-        self.pool = min(self.pool, block_width(lanes, max(self.pool, BLOCK)))
-        padded = _pad(seeds, -(-lanes // size) * size)
-        indices = _pad(instances, len(padded))
-        self.size = size
+        self.width = block_width(lanes, WIDE[-1])
+        self.most = -(-self.width // self.pool) * self.pool  # entries of one call
+        padded = _pad(seeds, -(-lanes // self.width) * self.width).astype(np.uint32)
+        indices = _pad(instances, len(padded)).astype(np.uint32)
         self.keys, self.instances, self.stores = [], [], []
-        for i in range(0, len(padded), size):
-            block = slice(i, i + size)
-            self.keys.append(watch(_keys, padded[block].astype(np.uint32))[2])
-            self.instances.append(watch(_draw_block, objective, indices[block].astype(np.uint32)))
-            self.stores.append(self._table(self.instances[-1], self.keys[-1]))
+        for i in range(0, len(padded), self.width):
+            drawn = [watch(_draw_block, objective, indices[j : j + BLOCK])
+                     for j in range(i, i + self.width, BLOCK)]  # fmt: skip
+            self.keys.append(watch(_keys, padded[i : i + self.width])[2])
+            self.instances.append(jax.tree.map(lambda *a: jnp.concatenate(a), *drawn))
+            self.stores.append(self._table(min(self.width, -(-(lanes - i) // 8) * 8)))
         shape = (lanes, workers)
         self.ready = np.zeros(shape, bool)
         self.loss, self.true_loss = np.full(shape, np.nan), np.full(shape, np.nan)
         self.failed = np.zeros(shape, bool)
         self.queue: list[list] = [[] for _ in self.stores]
 
-    def _table(self, instances, keys):
-        shapes = jax.eval_shape(jax.vmap(self.objective.init), instances, keys)
-        return jax.tree.map(lambda s: jnp.zeros((self.size, self.rows, *s.shape[1:]), s.dtype), shapes)
+    def _table(self, lanes: int):
+        shapes = jax.eval_shape(jax.vmap(self.objective.init), self.instances[-1], self.keys[-1])
+        return jax.tree.map(lambda s: jnp.zeros((lanes, self.rows, *s.shape[1:]), s.dtype), shapes)
 
     def submit(self, cluster, lanes, workers):
         """Queues the jobs and runs each one's first chunk, from which their cost is known."""
@@ -246,10 +269,10 @@ class CompiledTrainer:
         cost = np.zeros(len(lanes))
         start, until = cluster.start[lanes, workers], cluster.until[lanes, workers]
         trial, x = cluster.trial[lanes, workers], cluster.x[lanes, workers]
-        for b in np.unique(lanes // self.size):
-            mine = np.flatnonzero(lanes // self.size == b)
-            for i in range(0, len(mine), self.pool):
-                part = mine[i : i + self.pool]
+        for b in np.unique(lanes // self.width):
+            mine = np.flatnonzero(lanes // self.width == b)
+            for i in range(0, len(mine), self.most):
+                part = mine[i : i + self.most]
                 entries = dict(
                     lane=lanes[part], worker=workers[part], trial=trial[part], x=x[part],
                     source_row=rows[part], target_row=spare[part],
@@ -259,17 +282,19 @@ class CompiledTrainer:
         return cost
 
     def _train(self, b, entries) -> np.ndarray:
-        """One chunk for at most `pool` entries of block b; unfinished ones go back to the queue."""
+        """One chunk for at most `most` entries of table b; unfinished ones go back to the queue."""
         n = len(entries["lane"])
+        # One block more than can be used: a loop over a single one would be compiled as if there were none.
+        size, blocks = self.most + self.pool, np.int32(-(-n // self.pool))
         stop = np.minimum(entries["until"], entries["start"] + self.chunk)
 
         def pad(a, fill, dtype: Any = np.int32):
-            out = np.full((self.pool, *a.shape[1:]), fill, dtype)
+            out = np.full((size, *a.shape[1:]), fill, dtype)
             out[:n] = a
             return out
 
         e = _Entries(
-            lane=pad(entries["lane"] - b * self.size, 0),
+            lane=pad(entries["lane"] - b * self.width, 0),
             trial=pad(entries["trial"], 0),
             source_row=pad(entries["source_row"], NONE),
             target_row=pad(entries["target_row"], self.rows),
@@ -279,9 +304,14 @@ class CompiledTrainer:
             first=pad(entries["first"], 0),
             until=pad(entries["until"], 0),
         )
-        self.stores[b], loss, true_loss, cost = self.watch(
-            _train_program, self.objective, self.stores[b], self.instances[b], self.keys[b], e
+        store = self.stores[b]
+        memoryless = not jax.tree.leaves(store)
+        checkpoint = store if memoryless else self.watch(_gather_program, store, e.lane, e.source_row)
+        checkpoint, loss, true_loss, cost = self.watch(
+            _train_program, self.objective, self.pool, blocks, self.instances[b], self.keys[b], checkpoint, e
         )
+        if not memoryless:
+            self.stores[b] = self.watch(_scatter_program, store, e.lane, e.target_row, checkpoint)
         loss, true_loss, cost = (np.asarray(a) for a in (loss, true_loss, cost))
         done = stop >= entries["until"]
         at = entries["lane"][done], entries["worker"][done]
@@ -295,7 +325,7 @@ class CompiledTrainer:
     def step(self):
         for b, queue in enumerate(self.queue):
             if queue:
-                part, self.queue[b] = queue[: self.pool], queue[self.pool :]
+                part, self.queue[b] = queue[: self.most], queue[self.most :]
                 self._train(b, {name: np.array([p[name] for p in part]) for name in part[0]})
 
     def commit(self, cluster, lanes, workers):

@@ -94,6 +94,7 @@ class Hyperband:
     cube: Cube = field(kw_only=True)
     max_epoch: int = field(kw_only=True)
     budget: float = field(kw_only=True)
+    lanes = 1024  # nothing here depends on how many there are: all sums are exact
 
     def __post_init__(self):
         brackets.check(self.max_epoch, self.eta, self.min_epoch, self.bracket_rule)

@@ -120,6 +120,7 @@ class PBT:
     cube: Cube = field(kw_only=True)
     max_epoch: int = field(kw_only=True)
     budget: float = field(kw_only=True)
+    lanes = 1024  # nothing here depends on how many there are: all sums are exact
 
     def __post_init__(self):
         object.__setattr__(self, "factors", tuple(float(f) for f in self.factors))
