@@ -66,7 +66,7 @@ def drive(gp, losses, lanes=LANES, seed=0, workers=1, told=None):
     state, first = starts(settings, gp.cube, keys), 0
     if told is not None:
         first = len(told[0])
-        prior = Prior(*told, told[1], np.full(first, gp.max_epoch, np.int32))
+        prior = Prior(told[0], told[1], told[1], np.full(first, gp.max_epoch, np.int32))
         state = jax.jit(jax.vmap(lambda s: tell_prior(settings, gp.cube, s, prior)))(state)
     queue, xs, told = [], [], []
     idle = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *a.shape)), wait(gp.cube))
@@ -239,13 +239,13 @@ def test_gradient_of_the_acquisition_is_the_differences(name):
     np.testing.assert_allclose(gradient, jnp.stack(numeric, -1), rtol=1e-5, atol=1e-5)
     k = jnp.where(used, model.matern(distances(z, x, process.theta, axes)), 0.0)
     mean, variance = (np.asarray(a) for a in predict(process, k))
-    deviation, best = np.sqrt(variance), float(best)
+    deviation = np.sqrt(variance)
     if name == "ucb":
         np.testing.assert_allclose(found.value, 1.8 * deviation - mean, rtol=1e-12)
     else:
         from scipy.stats import norm
 
-        u = (best - mean) / deviation
+        u = (float(best) - mean) / deviation
         np.testing.assert_allclose(
             np.exp(found.value), deviation * (u * norm.cdf(u) + norm.pdf(u)), rtol=1e-9
         )
@@ -339,7 +339,9 @@ ODD = {
 
 @pytest.fixture(scope="module")
 def mixed():
-    return Space({"a": Float(0, 1), "b": Float(1e-3, 1, log=True), "c": Int(1, 3), "d": Choice("xyz")}).cube()
+    return Space(
+        {"a": Float(0, 1), "b": Float(1e-3, 1, log=True), "c": Int(1, 3), "d": Choice(tuple("xyz"))}
+    ).cube()
 
 
 def odd(x, n):
@@ -382,8 +384,8 @@ def test_survives_the_same_point_again_and_again(mixed, loss):
 @pytest.mark.parametrize("name", ["logei", "thompson"])
 def test_survives_odd_losses_from_one_trial_to_400_in_2_to_20_dimensions(d, start, first, budget, name):
     axes = {f"x{i}": Float(1e-4, 1, log=True) if i % 4 == 1 else Float(0, 1) for i in range(d - 1)}
-    cube = Space({**axes, "c": Choice("xyz")}).cube()
-    x = np.asarray(cube.start(jax.random.key(1), max(first, 1)))
+    cube = Space({**axes, "c": Choice(tuple("xyz"))}).cube()
+    x = np.array(cube.start(jax.random.key(1), max(first, 1)))
     x[1::3] = x[::3][: len(x[1::3])]  # a third of them twice
     told = (x, np.where(x[:, 0] > 0.8, np.nan, x[:, 0])) if first else None
     gp = GP(start=start, acquisition=name, cube=cube, max_epoch=1, budget=budget)
@@ -396,10 +398,10 @@ def test_survives_odd_losses_from_one_trial_to_400_in_2_to_20_dimensions(d, star
 @pytest.mark.parametrize(
     "space",
     [
-        Space({"a": Int(1, 3), "b": Choice("uvwx")}),  # 12 points
+        Space({"a": Int(1, 3), "b": Choice(tuple("uvwx"))}),  # 12 points
         Space({"a": Choice((1, 2), ordered=True)}),
         Space({"a": Int(1, 40, log=True)}),  # bins from a third to a hundredth of the axis
-        Space({"a": Int(1, 3), "b": Choice("uvw"), "c": Choice((1, 2), ordered=True), "d": Int(4, 5)}),
+        Space({"a": Int(1, 3), "b": Choice(tuple("uvw")), "c": Choice((1, 2), ordered=True), "d": Int(4, 5)}),
     ],
     ids=["12", "2", "40", "36"],
 )

@@ -43,7 +43,7 @@ def test_a_run_seeded_with_random_trials():
 
 
 def test_a_prior_from_a_list():
-    space = Space({"a": Float(0, 1), "b": Choice("xy")})
+    space = Space({"a": Float(0, 1), "b": Choice(tuple("xy"))})
     configs = [{"a": 0.25, "b": "y"}, {"a": 1.0}]
     prior = prior_of_configs(space, configs, [1.0, np.inf], max_epoch=9, lanes=3)
     assert prior.x.shape == (3, 2, 8) and np.all(prior.until == 9) and np.all(np.isnan(prior.true_loss))
