@@ -73,7 +73,7 @@ class Strategy(Protocol):
     bool[num_trials]` (the rows that may still be a source). Optional class attribute `note: str` says in one
     line what a budget means, or a method `describe() -> str` does. Optional `lanes: int`, how many seeds at
     most share one program (default 64): more where no bit of a lane depends on how many there are, as it
-    does in linear algebra.
+    does in linear algebra. Optional `light: bool` (default True): its programs are compiled in a hurry.
     """
 
     cube: Cube
@@ -101,7 +101,8 @@ class Objective(Protocol):
     traced i32[]; `true_loss` is for the referee and never told. A schedule's horizon is max_epoch.
 
     Optional: `chunk: int`, the most epochs of one compiled call, where training is a real loop (default
-    max_epoch); `pool: int`, lanes trained side by side (default 64); `range_test(instance, key, hp, rates)
+    max_epoch); `pool: int`, lanes trained side by side (default 64); `light: bool`, as a
+    strategy's (default: unless it has a `chunk`); `range_test(instance, key, hp, rates)
     -> losses f32[steps]`, the learning-rate finder's epoch.
     """
 

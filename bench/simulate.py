@@ -112,20 +112,58 @@ def _draw(objective, indices):
     return jax.vmap(lambda i: objective.draw(instance_key(i)))(indices)
 
 
-_keys = jax.jit(jax.vmap(seed_keys))
-_draw_block = jax.jit(_draw, static_argnums=0)
-_init_block = jax.jit(
-    lambda strategy, cube, keys: jax.vmap(dataclasses.replace(strategy, cube=cube).init)(keys),
-    static_argnums=0,
-)
-_turn_program = jax.jit(_turn_block, static_argnums=(0, 1, 2), donate_argnums=5)
-_prior_block = jax.jit(
-    lambda strategy, cube, state, prior: jax.vmap(partial(tell_prior, strategy, cube))(state, prior),
-    static_argnums=0,
-)
-_train_program = jax.jit(_train_blocks, static_argnums=(0, 1))
-_gather_program = jax.jit(_gather)
-_scatter_program = jax.jit(_scatter, donate_argnums=0)
+def _init(strategy, cube, keys):
+    return jax.vmap(dataclasses.replace(strategy, cube=cube).init)(keys)
+
+
+def _prior(strategy, cube, state, prior):
+    return jax.vmap(partial(tell_prior, strategy, cube))(state, prior)
+
+
+# Optimising harder takes up to twice as long to compile and makes no program of ours faster. Without the
+# fusion emitters a light program compiles in two thirds of the time and runs as fast, a heavy one slower.
+LESS = {"xla_backend_optimization_level": 1}
+LIGHT = {**LESS, "xla_cpu_use_fusion_emitters": False}
+
+
+@functools.cache
+def _known(option: str, value: Any) -> bool:
+    """Whether this version of XLA has the option."""
+    try:
+        jax.jit(lambda: jnp.int32(0), compiler_options={option: value}).lower().compile()
+    except Exception:  # which error it is differs between versions
+        return False
+    return True
+
+
+class _Programs(NamedTuple):
+    """The jitted functions of one way to compile."""
+
+    keys: Any
+    draw: Any
+    init: Any
+    prior: Any
+    turn: Any
+    train: Any
+    gather: Any
+    scatter: Any
+
+
+@functools.cache
+def programs(light: bool) -> _Programs:
+    """The compiled functions; `light`: where compiling counts for more than running."""
+    options = (LIGHT if light else LESS) if jax.default_backend() == "cpu" else {}
+    jit = partial(jax.jit, compiler_options={k: v for k, v in options.items() if _known(k, v)})
+    return _Programs(
+        keys=jit(jax.vmap(seed_keys)),
+        draw=jit(_draw, static_argnums=0),
+        init=jit(_init, static_argnums=0),
+        prior=jit(_prior, static_argnums=0),
+        turn=jit(_turn_block, static_argnums=(0, 1, 2), donate_argnums=5),
+        train=jit(_train_blocks, static_argnums=(0, 1)),
+        gather=jit(_gather),
+        scatter=jit(_scatter, donate_argnums=0),
+    )
 
 
 class Stopwatch:
@@ -170,16 +208,19 @@ class CompiledPlayer:
         self.strategy = dataclasses.replace(strategy, cube=None)
         self.lanes, self.select, self.watch, self.cube = len(seeds), select, watch, cube
         self.staged = hasattr(strategy, "stage")
+        self.program = programs(bool(getattr(strategy, "light", True))).turn
         self.width = width = block_width(len(seeds), int(getattr(strategy, "lanes", BLOCK)))
         padded = _pad(seeds, -(-len(seeds) // width) * width)
         self.blocks = [slice(i, i + width) for i in range(0, len(padded), width)]
-        keys = [watch(_keys, padded[b].astype(np.uint32)) for b in self.blocks]
+        keys = [watch(programs(True).keys, padded[b].astype(np.uint32)) for b in self.blocks]
         self.ask_keys = [k[1] for k in keys]
-        self.states = [watch(_init_block, self.strategy, cube, k[0]) for k in keys]
+        self.states = [watch(programs(True).init, self.strategy, cube, k[0]) for k in keys]
         if prior is not None:
             told = jax.tree.map(lambda a: _pad(np.asarray(a), len(padded)), prior)
             self.states = [
-                watch(_prior_block, self.strategy, cube, state, jax.tree.map(lambda a, b=b: a[b], told))
+                watch(
+                    programs(True).prior, self.strategy, cube, state, jax.tree.map(lambda a, b=b: a[b], told)
+                )
                 for state, b in zip(self.states, self.blocks, strict=True)
             ]
 
@@ -205,7 +246,7 @@ class CompiledPlayer:
             )
             back = Feedback(*(block(a, np.float64) for a in feedback))
             job, recommended, self.states[i] = self.watch(
-                _turn_program, self.strategy, stage, self.select, self.cube, self.ask_keys[i], self.states[i],
+                self.program, self.strategy, stage, self.select, self.cube, self.ask_keys[i], self.states[i],
                 block(go, np.bool_), told, back, block(granted, np.uint32),
             )  # fmt: skip
             out.append((*job, recommended))
@@ -234,6 +275,7 @@ class CompiledTrainer:
         self.objective, self.watch, self.workers = objective, watch, workers
         self.pool = int(getattr(objective, "pool", BLOCK))
         self.chunk = int(getattr(objective, "chunk", objective.max_epoch))
+        self.program = programs(bool(getattr(objective, "light", not hasattr(objective, "chunk")))).train
         lanes = len(seeds)
         # Without resume or copy no committed checkpoint is ever read: a row for each worker is enough.
         self.keep, self.rows = keep, (num_trials if keep else 0) + workers
@@ -245,9 +287,9 @@ class CompiledTrainer:
         indices = _pad(instances, len(padded)).astype(np.uint32)
         self.keys, self.instances, self.stores = [], [], []
         for i in range(0, len(padded), self.width):
-            drawn = [watch(_draw_block, objective, indices[j : j + BLOCK])
+            drawn = [watch(programs(True).draw, objective, indices[j : j + BLOCK])
                      for j in range(i, i + self.width, BLOCK)]  # fmt: skip
-            self.keys.append(watch(_keys, padded[i : i + self.width])[2])
+            self.keys.append(watch(programs(True).keys, padded[i : i + self.width])[2])
             self.instances.append(jax.tree.map(lambda *a: jnp.concatenate(a), *drawn))
             self.stores.append(self._table(min(self.width, -(-(lanes - i) // 8) * 8)))
         shape = (lanes, workers)
@@ -306,12 +348,12 @@ class CompiledTrainer:
         )
         store = self.stores[b]
         memoryless = not jax.tree.leaves(store)
-        checkpoint = store if memoryless else self.watch(_gather_program, store, e.lane, e.source_row)
+        checkpoint = store if memoryless else self.watch(programs(True).gather, store, e.lane, e.source_row)
         checkpoint, loss, true_loss, cost = self.watch(
-            _train_program, self.objective, self.pool, blocks, self.instances[b], self.keys[b], checkpoint, e
+            self.program, self.objective, self.pool, blocks, self.instances[b], self.keys[b], checkpoint, e
         )
         if not memoryless:
-            self.stores[b] = self.watch(_scatter_program, store, e.lane, e.target_row, checkpoint)
+            self.stores[b] = self.watch(programs(True).scatter, store, e.lane, e.target_row, checkpoint)
         loss, true_loss, cost = (np.asarray(a) for a in (loss, true_loss, cost))
         done = stop >= entries["until"]
         at = entries["lane"][done], entries["worker"][done]

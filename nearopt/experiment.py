@@ -442,7 +442,7 @@ def _process(group: list[Cell], cache: str) -> None:
 def _run_parallel(groups: list[list[Cell]], processes: int, say: Say) -> None:
     """Objectives in processes of their own; what they say is said here."""
     # One thread each: several compiled programs on a few cores would only get in each other's way.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     context = get_context("spawn")
     messages: Any = context.Queue()
     pool = ProcessPoolExecutor(processes, context, _start_process, (messages.put,))

@@ -49,7 +49,8 @@ from bench.space import UNORDERED, Axis, Choice, Float, Int, Space
 
 # Where the base has them. Asked for by hasattr, hence not methods that are always there.
 OPTIONAL = (
-    "chunk", "pool", "reference_samples", "range_test", "reference", "make_reference", "make_reference_table",
+    "chunk", "pool", "light", "reference_samples", "range_test", "reference", "make_reference",
+    "make_reference_table",
 )  # fmt: skip
 STAGES = 9  # epochs at which a search looks at a training, evenly spaced, the last included
 SAMPLES = 2**16  # random configurations of a reference, unless the base sets `reference_samples`
@@ -245,7 +246,7 @@ class Wrapped:
         keeps = bool(getattr(self.wrapper, "keeps_optimum", False))
         law = keeps and bool(getattr(self.wrapper, "keeps_law", False))
         table = hasattr(base, "make_reference_table")
-        if name in ("chunk", "pool"):
+        if name in ("chunk", "pool", "light"):
             found = getattr(base, name, None)
         elif name == "reference_samples":
             found = DEAR if table and not law else getattr(base, name, None)

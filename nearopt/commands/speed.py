@@ -32,7 +32,7 @@ from nearopt.catalogue import Entry, UserError, nearest
 HELP = "time the suite against peers that are installed"
 USAGE = "[key=value ...]"
 THREADS = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
 }
 LIBRARIES = ("jax", "numpy", "optuna", "torch", "botorch", "syne-tune")
