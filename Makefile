@@ -7,7 +7,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run test check lock clean
+.PHONY: run test check reference lock clean
 
 run: $(INSTALLED)
 	@NEAROPT_COMMAND=$(BIN)/nearopt $(BIN)/nearopt
@@ -18,6 +18,17 @@ test: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+# The results that the README shows, made again: all but the traces. Wants a quiet machine, and the extra peers.
+reference: $(INSTALLED)
+	@set -e; \
+	$(BIN)/nearopt run experiment=first; \
+	$(BIN)/nearopt speed peer_seconds=300; \
+	for name in first speed; do \
+	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
+	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html -cf - . \
+	    | tar -C results/reference/$$name -xf -; \
+	done
 
 # The build of the editable install needs setuptools, which is in the lock: nothing is fetched that is not.
 $(INSTALLED): requirements.lock pyproject.toml
