@@ -13,7 +13,7 @@ run: $(INSTALLED)
 	@NEAROPT_COMMAND=$(BIN)/nearopt $(BIN)/nearopt
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
