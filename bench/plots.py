@@ -98,7 +98,8 @@ def svg(figure: Any, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
     text = re.sub(r'<g id="[A-Za-z]+\d*_\d+">', "<g>", text)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
-    return re.sub(r"(-?\d+\.\d\d)\d+", r"\1", text)
+    # Within tags only: between them stand the labels, where .005 is not .00.
+    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(-?\d+\.\d\d)\d+", r"\1", tag[0]), text)
 
 
 def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
@@ -374,3 +375,81 @@ def headline_figure(table: Any) -> str:
         columnspacing=1.3,
     )
     return svg(figure, "headline")
+
+
+GROWS = {
+    "trials": ("trials", (1, 3)),
+    "dimension": ("dimensions (axes)", (1,)),
+    "seeds": ("seeds (runs side by side)", (-1,)),
+    "workers": ("workers (simulated)", (1,)),
+}
+SLOPES = {-1: "shared", 1: "linear", 3: "cubic"}
+
+
+def growth_figure(table: Any) -> str:
+    """What a run costs against what grows, a panel an axis, log-log, with dashed guides of known slopes.
+
+    table: a data frame, columns strategy, axis (a key of GROWS), at, cpu_s (CPU seconds a run) and measured
+    bool; points that are not measured are estimates, drawn hollow."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    labels = sorted(table["strategy"].unique(), key=rank)
+    names = [name for name in GROWS if name in set(table["axis"])]
+    figure, axes = _figure(11.0, 3.6, max(len(names), 1))
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.16, top=0.81, wspace=0.14)
+    low, high = (float(table["cpu_s"].min()), float(table["cpu_s"].max())) if len(table) else (1.0, 1.0)
+    for ax, name in zip(axes, names, strict=False):
+        here = table[table["axis"] == name]
+        title, slopes = GROWS[name]
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_ylim(low / 2, high * 2)
+        for label in labels:
+            part: Any = here[here["strategy"] == label].sort_values("at")
+            tint, seen = colour(label), part["measured"].to_numpy(bool)
+            first = int(np.argmin(seen)) if not seen.all() else len(part)  # the first estimate
+            ax.plot(
+                part["at"][:first], part["cpu_s"][:first], color=tint, linestyle=dash(label), linewidth=1.7
+            )
+            ax.plot(part["at"][max(first - 1, 0) :], part["cpu_s"][max(first - 1, 0) :], ":", color=tint)
+            ax.plot(part["at"][seen], part["cpu_s"][seen], "o", color=tint, markersize=4.6, zorder=4)
+            ax.plot(
+                part["at"][~seen], part["cpu_s"][~seen], "o", color=tint, markersize=4.6, zorder=4,
+                markerfacecolor="white",
+            )  # fmt: skip
+        start = here.loc[here["cpu_s"].idxmax()]["strategy"]  # guides start where the dearest curve does
+        dearest = here[here["strategy"] == start].sort_values("at")
+        x0, y0 = float(dearest["at"].iloc[0]), float(dearest["cpu_s"].iloc[0])
+        right = float(here["at"].max())
+        for slope in slopes:
+            x1 = min(right, x0 * (high * 1.6 / y0) ** (1 / slope)) if slope > 0 else right
+            y1 = y0 * (x1 / x0) ** slope
+            ax.plot([x0, x1], [y0, y1], color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+            ax.annotate(
+                SLOPES[slope], (x1, y1), xytext=(-3, 3), textcoords="offset points", fontsize=8, ha="right",
+                va="bottom", color="#555555",
+            )  # fmt: skip
+        ticks = np.unique(here["at"])
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_locator(LogLocator(numticks=12))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel(title)
+        if ax is not axes[0]:
+            ax.tick_params(axis="y", labelleft=False)
+    axes[0].set_ylabel("CPU seconds a run")
+    handles = [
+        Line2D([], [], color=colour(v), marker="o", linestyle=dash(v), markersize=4.6, label=v)
+        for v in labels
+    ]
+    if not table["measured"].all():
+        handles.append(
+            Line2D([], [], color=INK, marker="o", linestyle=":", markerfacecolor="white", markersize=4.6,
+                   label="skipped, estimate")
+        )  # fmt: skip
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.06, 1.0), ncols=min(len(handles), 8),
+        frameon=False, fontsize=9.5,
+    )  # fmt: skip
+    return svg(figure, "growth")

@@ -325,3 +325,13 @@ def test_a_strategys_colour_is_its_names():
     names = ["mine", "random", "pbt", "defaults", "asha"]
     assert sorted(names, key=plots.rank) == ["defaults", "random", "pbt", "asha", "mine"]
     assert len(set(plots.COLOURS.values()) | set(plots.OTHERS)) == len(plots.COLOURS) + len(plots.OTHERS)
+
+
+def test_labels_keep_their_decimals():
+    curve = pd.DataFrame({"label": "random", "budget": [1.0, 2.0, 4.0], "middle": [0.05, 0.01, 0.002]})
+    curve = curve.assign(low=curve["middle"] / 1.2, high=curve["middle"] * 1.2)
+    shown = plots.objective_figure(
+        "x", curve, curve.assign(middle=0.5), curve[:0], curve[:0],
+        ratio=False, goal=0.01, dynamic=np.nan, max_epoch=1,
+    )  # fmt: skip
+    assert {"0.002", "0.005", "0.01"} <= set(re.findall(r">([\d.]+)</text>", shown))
