@@ -291,6 +291,17 @@ def targets(reference: pd.DataFrame, scale: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(names)).set_index("instance")
 
 
+def longest(traces: dict[float, Trace], budget: float) -> Trace:
+    """Of each seed the run with the largest budget, at least `budget`: an anytime run planned for less is its
+    beginning."""
+    parts, seen = [], np.empty(0, np.int64)
+    for planned in sorted((b for b in traces if b >= budget), reverse=True):
+        new = ~np.isin(traces[planned]["seed"], seen)
+        parts.append({name: column[new] for name, column in traces[planned].items()})
+        seen = np.union1d(seen, traces[planned]["seed"])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 # Runs ---------------------------------------------------------------------------------------------------
 
 
@@ -439,10 +450,10 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
         anytime = bool(info.get("anytime")) and bool(cell.traces)
         wanted = {**dict.fromkeys(planned), **dict.fromkeys(cell.traces)}
         top = max(cell.traces, default=0.0)
-        seeds = len(np.unique(cell.traces[top]["seed"])) if cell.traces else 0
+        seeds = max((len(np.unique(t["seed"])) for t in cell.traces.values()), default=0)
         for budget in sorted(wanted):
             if anytime and budget <= top:
-                runs = runs_of(cell.traces[top], budget_epochs(budget, max_epoch))
+                runs = runs_of(longest(cell.traces, budget), budget_epochs(budget, max_epoch))
             elif budget in cell.traces:
                 runs = runs_of(cell.traces[budget])
             else:

@@ -35,10 +35,15 @@ SAMPLES = 2**16  # random configurations an instance; an objective may set `refe
 CHUNK = 2048
 
 
+def name_of(objective: Any) -> str:
+    """An objective's name: its own, or its class's."""
+    return str(getattr(objective, "name", type(objective).__name__))
+
+
 def settings_of(objective: Any) -> dict[str, Any]:
     """The settings that decide an objective's reference, as JSON values."""
     if not dataclasses.is_dataclass(objective):
-        return {"name": objective.name}
+        return {"name": name_of(objective)}
     fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
     return json.loads(json.dumps(fields, default=str))
 
@@ -47,7 +52,7 @@ def stored_path(objective: Any) -> Path:
     """Where an objective's reference is stored: beside the module that defines it."""
     module = sys.modules[type(objective).__module__]
     suffix = "json" if hasattr(objective, "make_reference_table") else "parquet"
-    return Path(str(module.__file__)).parent / "reference" / f"{objective.name}.{suffix}"
+    return Path(str(module.__file__)).parent / "reference" / f"{name_of(objective)}.{suffix}"
 
 
 def quantiles(losses: np.ndarray) -> np.ndarray:
@@ -164,8 +169,18 @@ def make(objective: Any) -> Path:
 def reference_table(objective: Any, instances: Sequence[int], cache: Path | None = None) -> pd.DataFrame:
     """References of these instances, one row each: instance, optimum_static, optimum_dynamic, q_0 .. at
     LEVELS; `attrs["how"]` says how they were found. Looks into the stored table, then into `cache`, computes
-    the rest and leaves all of it in `cache`."""
-    wanted = np.unique(np.asarray(instances, np.int64))
+    the rest and leaves all of it in `cache`, beside what was there: the results that it lies with may have
+    more instances than are asked for."""
+    asked = np.unique(np.asarray(instances, np.int64))
+    cached = None
+    if cache is not None and cache.exists():
+        try:
+            cached = pd.read_parquet(cache)
+        except (OSError, ValueError):
+            pass  # unreadable: computed again
+    if cached is not None and cached.attrs.get("settings") != settings_of(objective):
+        cached = None
+    wanted = asked if cached is None else np.union1d(asked, cached["instance"].to_numpy(np.int64))
     stored = _load(objective)
     if stored is not None and "instance" not in stored:  # one row for every instance
         table = stored.loc[np.zeros(len(wanted), int)].reset_index(drop=True)
@@ -175,19 +190,13 @@ def reference_table(objective: Any, instances: Sequence[int], cache: Path | None
     else:
         if hasattr(objective, "make_reference_table"):
             raise ValueError(
-                f"{objective.name} has no stored reference for these settings: "
-                f"run `nearopt reference objective={objective.name}` first"
+                f"{name_of(objective)} has no stored reference for these settings: "
+                f"run `nearopt reference objective={name_of(objective)}` first"
             )
         parts, how = [], None
-        known = [stored]
-        if cache is not None and cache.exists():
-            try:
-                known.append(pd.read_parquet(cache))
-            except (OSError, ValueError):
-                pass  # unreadable: computed again
         left = wanted
-        for part in known:
-            if part is not None and part.attrs.get("settings") == settings_of(objective):
+        for part in (stored, cached):
+            if part is not None:
                 parts.append(part[part["instance"].isin(left.tolist())])
                 left = np.setdiff1d(left, part["instance"].to_numpy())
                 how = how or part.attrs.get("how")
@@ -199,4 +208,6 @@ def reference_table(objective: Any, instances: Sequence[int], cache: Path | None
     table.attrs = {"how": how, "settings": settings_of(objective)}
     if cache is not None:
         write_table(table, cache)
+    attrs, table = table.attrs, table[table["instance"].isin(asked.tolist())].reset_index(drop=True)
+    table.attrs = attrs
     return table

@@ -70,8 +70,9 @@ def trials(x: float, limit: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """A 95 % interval of trials; empty where there is none, or nothing but beyond the budget."""
-    if np.isnan(low) or np.isnan(high) or np.isinf(low):
+    """A 95 % interval of trials; empty where there is none, where it excludes nothing, or
+    nothing but what lies beyond the budget."""
+    if np.isnan(low) or np.isnan(high) or np.isinf(low) or (low <= 0 and np.isinf(high)):
         return ""
     return f"≥ {number(low)}" if np.isinf(high) else f"{number(low)}–{number(high)}"
 

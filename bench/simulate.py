@@ -58,7 +58,10 @@ def _train(objective, instance, key, checkpoint, fresh, trial, x, start, stop, f
         initial = objective.init(instance, key)
         checkpoint = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), initial, checkpoint)
     checkpoint, loss, true_loss = objective.train(instance, key, checkpoint, hp, start, stop)
-    return checkpoint, loss, true_loss, objective.cost(instance, key, hp, first, until)
+    cost = objective.cost(instance, key, hp, first, until)
+    # An objective that computes in float32 need not widen what it returns: the other driver takes any float.
+    loss, true_loss, cost = (jnp.asarray(a, jnp.float64) for a in (loss, true_loss, cost))
+    return checkpoint, loss, true_loss, cost
 
 
 class _Entries(NamedTuple):

@@ -96,13 +96,17 @@ def budgets(folder: Path) -> list[float]:
     return sorted(float(name) for name in names if re.fullmatch(r"[0-9.e+]+", name))
 
 
-def missing(folder: Path, budget: float, seeds: int) -> tuple[list[range], list[str]]:
-    """Which of the seeds 0..seeds-1 have no block under this budget, as ranges, and warnings.
+def missing(
+    folder: Path, budget: float, seeds: int, larger: bool = False
+) -> tuple[list[range], list[str]]:
+    """Which of the seeds 0..seeds-1 have no block under this budget, as ranges, and warnings. With `larger`
+    one under a larger budget will do, as it does for an anytime strategy.
 
     A trace file that cannot be read is set aside (its name gains .broken) and its seeds count as missing."""
     have: set[int] = set()
     warnings = []
-    for first, last, path in blocks(folder, budget):
+    planned = [budget, *(b for b in budgets(folder) if larger and b > budget)]
+    for first, last, path in (block for b in planned for block in blocks(folder, b)):
         try:
             rows = parquet.read_table(path, columns=["seed"])["seed"].unique().to_pylist()
         except (OSError, ValueError, pyarrow.ArrowException):

@@ -54,7 +54,7 @@ class Experiment:
         return int(self._own(objective).get("seeds", self.seeds))
 
     def budgets_of(self, objective: Entry) -> tuple[float, ...]:
-        return tuple(sorted(float(b) for b in self._own(objective).get("budgets", self.budgets)))
+        return tuple(sorted({float(b) for b in self._own(objective).get("budgets", self.budgets)}))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _typed(key: str, given: Any) -> Any:
         raise UserError(f"budgets must be numbers of full trainings above 0, got {value}")
     if kind is int and value < (0 if key in ("processes", "first_instance") else 1):
         raise UserError(f"{key} must be at least 1, got {value}")
-    if key == "name" and (not value or Path(value).name != value):
+    if key == "name" and (value in ("", "..") or Path(value).name != value):
         raise UserError(f"name must be a folder's name, got {value!r}")
     return value
 
@@ -154,7 +154,9 @@ def read(words: list[str]) -> Experiment:
         raise UserError(
             f"experiment {given.get('experiment')}: no key {unknown[0]!r}{nearest(unknown[0], ROOT)}"
         )
-    plain = {k: _typed(k, catalogue.parse(v)) for k, v in given.items() if k in ROOT}
+    plain = {
+        k: _typed(k, v if ROOT[k] is str else catalogue.parse(v)) for k, v in given.items() if k in ROOT
+    }
     named = {k: _typed(k, base[k]) for k in ROOT if k in base} | plain
     groups = {}
     for group in ("strategy", "objective", "cluster"):
@@ -163,11 +165,14 @@ def read(words: list[str]) -> Experiment:
         groups[group] = _entries(
             group, [str(t) for t in ([listed] if isinstance(listed, str) else listed)], given
         )
-    per_objective = {
-        name: {k: v for k, v in dict(own).items() if k not in plain}
-        for name, own in named["per_objective"].items()
-    }
-    for name in per_objective:
+    per_objective = {}
+    for name, own in named["per_objective"].items():
+        if not isinstance(own, dict):
+            raise UserError(f"per_objective: {name} must have settings, {{seeds: 8}}, got {own!r}")
+        for key in own:
+            if key not in ("seeds", "budgets"):
+                raise UserError(f"per_objective: {name} has no {key!r}{nearest(key, ('seeds', 'budgets'))}")
+        per_objective[name] = {k: _typed(k, v) for k, v in own.items() if k not in plain}
         if name.partition("+")[0] not in catalogue.names("objective"):
             raise UserError(
                 f"per_objective: no objective {name!r}{nearest(name, catalogue.names('objective'))}"
@@ -251,10 +256,10 @@ def work(cell: Cell) -> Work:
         return Work((), str(error))
     planned = list(cell.budgets)
     if top.anytime:
-        planned = [max([*planned, *store.budgets(cell.folder)])]
+        planned = [max(planned)]
     todo, warnings = [], []
     for budget in planned:
-        ranges, said = store.missing(cell.folder, budget, 1 if cell.debug else cell.seeds)
+        ranges, said = store.missing(cell.folder, budget, 1 if cell.debug else cell.seeds, top.anytime)
         warnings += said
         todo += [(budget, r) for r in ranges]
     say = {f"{b:g}": _say(s) for b, s in made.items()}
@@ -277,11 +282,15 @@ def run_cell(
     before = store.read_cell(cell.folder) or {}
     record = {
         "format": store.FORMAT, "objective": cell.objective.label, "label": cell.label,
-        "strategy": cell.strategy.name, "settings": cell.settings, "budgets": list(cell.budgets),
-        "trainings": before.get("trainings", 0.0),
+        "strategy": cell.strategy.name, "settings": cell.settings,
+        "budgets": before.get("budgets") or [],
+        "trainings": before.get("trainings", 0.0), "raised": before.get("raised", 0),
         "compile_s": before.get("compile_s", 0.0), "run_s": before.get("run_s", 0.0),
         "versions": versions(), "device": device(),
     }  # fmt: skip
+    # What the traces that are there must be read with, should this run fail before it is known again.
+    told = ("max_epoch", "fidelity", "scale", "anytime", "describe", "fair_note")
+    record |= {k: before[k] for k in told if before.get(k) is not None}
     compile_s = run_s = 0.0
     warnings: list[str] = []
     try:
@@ -289,9 +298,12 @@ def run_cell(
         record |= {k: getattr(objective, k) for k in ("max_epoch", "fidelity", "scale")}
         wanted = work(cell)
         warnings += wanted.warnings
-        record |= {"anytime": wanted.anytime, "describe": wanted.describe}
+        record["anytime"] = wanted.anytime
+        record["describe"] = {**(before.get("describe") or {}), **(wanted.describe or {})}
         if wanted.stops and objective.max_epoch == 1:
             record["fair_note"] = "a formula has one epoch and nothing to stop: this is its first rung only"
+        if not wanted.todo:  # nothing is run by these versions
+            record |= {k: before[k] for k in ("versions", "device") if k in before}
         if wanted.reason:
             record |= {"status": store.NOT_APPLICABLE, "reason": wanted.reason}
         else:
@@ -303,7 +315,7 @@ def run_cell(
                 seeds_per_instance=cell.seeds_per_instance,
             )
             total = sum(budget * len(seeds) for budget, seeds in wanted.todo)
-            raised, done = 0, 0.0
+            done = 0.0
             for budget, seeds in wanted.todo:
                 share = budget * len(seeds)
 
@@ -323,18 +335,19 @@ def run_cell(
                     store.write_block(cell.folder, budget, run.trace, about)
                 done += share
                 record["trainings"] += share
-                raised += len(run.errors)
+                record["raised"] += len(run.errors)
                 warnings += [
                     f"seed {s} job {j}: {text.strip().splitlines()[-1]}" for s, j, text in run.errors[:3]
                 ]
                 compile_s, run_s = compile_s + run.compile_s, run_s + run.run_s
+            # Earlier budgets stay wanted: an anytime strategy is to be read at each of them, like a grid.
+            record["budgets"] = sorted({*record["budgets"], *cell.budgets})
             record["status"] = store.COMPLETE
-            record["raised"] = before.get("raised", 0) + raised
-        record["compile_s"] += compile_s
-        record["run_s"] += run_s
     except Exception as error:
         record |= {"status": store.FAILED, "error": traceback.format_exc()}
         warnings.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    record["compile_s"] += compile_s
+    record["run_s"] += run_s
     if not cell.debug:
         store.write_json(cell.folder / "cell.json", record)
     return record["status"], compile_s, run_s, warnings

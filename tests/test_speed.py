@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.plots import colour
 from nearopt import catalogue
 from nearopt.catalogue import UserError
 from nearopt.commands import speed
@@ -19,7 +20,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def test_without_words_every_kind_of_strategy_races_and_all_names_are_listed():
     races, settings = speed.read([])
-    assert races == list(RACES) and settings == {"peer_seeds": 16, "peer_seconds": 60.0, "name": "speed"}
+    assert races == list(RACES)
+    assert settings == {
+        "peer_seeds": 16, "peer_seconds": 60.0, "name": "speed", "grow": (), "grow_seconds": 60.0,
+    }  # fmt: skip
     for race in races:
         catalogue.entry("objective", race.objective)
         for name in (race.strategy, *race.peers):
@@ -47,11 +51,32 @@ def test_words_replace_what_they_name_and_leave_the_rest():
         ("budgets=[ten]", "budgets must be a number above 0"),
         ("name=a/b", "name must be a folder's name"),
         ("gp", "expected key=value"),
+        ("grows=gp", "no setting 'grows'; did you mean grow"),
+        ("grow_second=9", "no setting 'grow_second'; did you mean grow_seconds"),
+        ("grow=", "grow must be strategies or true"),
+        ("grow_seconds=5", "grow_seconds goes with grow"),
     ],
 )
 def test_bad_words_are_refused_in_one_line(word, said):
     with pytest.raises(UserError, match=said):
         speed.read([word])
+
+
+def test_grow_names_strategies_and_runs_no_race():
+    races, settings = speed.read(["grow=gp,start=10,random", "grow_seconds=.5", "name=mine"])
+    assert races == [] and settings["grow"] == ("gp,start=10", "random")
+    assert (settings["grow_seconds"], settings["name"]) == (0.5, "mine")
+    assert speed.read(["grow=true"])[1]["grow"] == ("gp", "tpe", "random")
+    races, settings = speed.read(["grow=false"])
+    assert races == list(RACES) and settings["grow"] == ()
+    for words, said in {
+        "grow=gp seeds=4": "it goes with grow_seconds and name, not with seeds",
+        "grow=gp grow_seconds=0": "grow_seconds must be a number above 0",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            speed.read(words.split())
+    with pytest.raises(UserError, match="no strategy 'randm'; did you mean random"):
+        speed.main(["grow=randm"])
 
 
 def burn(seconds):
@@ -166,3 +191,120 @@ def test_a_whole_run_beside_a_host_strategy_of_ones_own(tmp_path, monkeypatch, c
     assert (table["cpu_s"] > 0).all() and np.isfinite(table["decades"][1])
     assert table["ratio"][1] == pytest.approx(table["cpu_s"][1] / table["cpu_s"][0])
     assert "results/speed/speed.md" in capsys.readouterr().out.replace("\\", "/")
+
+
+# Growth -------------------------------------------------------------------------------------------------
+
+
+def test_a_power_goes_on_and_what_falls_stays():
+    cube = [(x, 2.0 * x**3) for x in (25.0, 50.0, 100.0, 400.0)]
+    assert speed.extrapolate(cube[:2], 100.0) == pytest.approx(2e6)
+    assert speed.extrapolate(cube, 200.0) == pytest.approx(1.6e7)  # from below only
+    assert speed.extrapolate(cube[:1], 100.0) == pytest.approx(4 * cube[0][1])
+    assert speed.extrapolate([(2, 3.0), (4, 2.0)], 8) == 2.0
+    assert speed.extrapolate([(64, 9.0), (64, 5.0)], 256) == 20.0  # of one size twice, no slope
+    assert np.isnan(speed.extrapolate(cube[1:], 25.0))
+
+
+GRID = {"trials": (2, 4, 8, 16), "dimension": (4,), "seeds": (1, 64, 128, 512), "workers": (1, 2)}
+BASE = {"trials": 4, "dimension": 4, "seeds": 64, "workers": 1}
+
+
+def test_a_point_that_the_slope_puts_above_the_limit_is_skipped_and_those_after_it(monkeypatch):
+    """Cost: trials squared x lanes / 1024 CPU seconds a call, so 1 a call at the base; a call per size."""
+    monkeypatch.setattr(speed, "GRID", GRID)
+    monkeypatch.setattr(speed, "BASE", BASE)
+    called, said = [], []
+
+    def call(function, objective, strategy, trials, seeds, compared, workers):
+        assert function is speed.time_ours and strategy.label == "random"
+        assert objective.label == "levy,dimension=4"
+        called.append((trials, seeds, workers))
+        cpu = trials**2 * max(seeds, 64) / 1024 / seeds
+        return speed.Timing(seeds, cpu, cpu, 0.25, [])
+
+    rows = speed.grow(catalogue.entry("strategy", "random"), 9.0, call, said.append)
+    assert called == [(2, 64, 1), (4, 64, 1), (8, 64, 1), (4, 1, 1), (4, 128, 1), (4, 64, 2)]
+    assert len(said) == 8  # what four curves share is said once
+    found = {(r.axis, r.at): r for r in rows}
+    assert list(found) == [(axis, at) for axis, values in GRID.items() for at in values]
+    skipped = [key for key, r in found.items() if r.status != "measured"]
+    assert skipped == [("trials", 16), ("seeds", 512)]
+    assert {found[key].status for key in skipped} == {"skipped"}
+    # Both calls: 2 x 16^2 x 64 / 1024 and 2 x 4^2 x 512 / 1024.
+    assert [found[key].estimate_s for key in skipped] == pytest.approx([32.0, 16.0])
+    assert all(np.isnan(found[key].cpu_s) for key in skipped)
+    assert found["trials", 8].slope == pytest.approx(2.0) and found["trials", 8].compile_cpu_s == 0.25
+    assert found["seeds", 64].slope == pytest.approx(-1.0) and found["seeds", 128].slope == pytest.approx(0)
+    assert found["seeds", 64].cpu_s == found["dimension", 4].cpu_s == found["workers", 1].cpu_s
+    assert found["seeds", 128].seeds == 128 and found["workers", 2].workers == 2
+
+
+def test_a_strategy_that_cannot_be_measured_says_why_at_each_point(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "GRID", {"trials": (2, 4)})
+    monkeypatch.setattr(speed, "BASE", BASE)
+
+    def call(*_):
+        raise UserError("it runs on the host")
+
+    rows = speed.grow(catalogue.entry("strategy", "random"), 9.0, call, lambda _: None)
+    assert [r.status for r in rows] == ["not measured: it runs on the host"] * 2
+    text = speed.write_growth(rows, {}, tmp_path, 9.0).read_text()
+    assert text.count("not measured: it runs on the host") == 2
+
+
+GROWN = [
+    speed.Growth("gp", "trials", 25, 25, 5, 64, 1, cpu_s=0.01, wall_s=0.01, compile_cpu_s=4.0),
+    speed.Growth("gp", "trials", 50, 50, 5, 64, 1, cpu_s=0.04, wall_s=0.04, compile_cpu_s=7.0, slope=2.0),
+    speed.Growth("gp", "trials", 100, 100, 5, 64, 1, "skipped", estimate_s=128.0),
+    speed.Growth("random", "trials", 25, 25, 5, 64, 1, cpu_s=1e-5),
+    speed.Growth("random", "trials", 50, 50, 5, 64, 1, cpu_s=2e-5, slope=1.0),
+    speed.Growth("random", "trials", 100, 100, 5, 64, 1, cpu_s=4e-5, slope=1.0),
+]
+
+
+def test_growth_is_a_table_a_csv_and_a_figure_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = speed.write_growth(GROWN, {"date": "2026-01-01"}, tmp_path, 60.0)
+    lines = path.read_text().split("\n\n")[0].splitlines()
+    assert {line.count("|") for line in lines} == {6} and len(lines) == 5
+    assert lines[3] == "| trials | 50 | 64 | 0.04 (slope +2.0) | 2.0e-05 (slope +1.0) |"
+    assert "| skipped (about 128 s in all) | 4.0e-05" in lines[4]
+    assert path.read_text().endswith("Measured: date 2026-01-01.\n")
+    names = ["growth.csv", "growth.md", "growth.svg"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert pd.read_csv(tmp_path / "growth.csv")["status"].tolist().count("skipped") == 1
+    figure = (tmp_path / "growth.svg").read_text()
+    assert colour("gp") in figure and colour("random") in figure
+    for text in ("CPU seconds a run", "trials", "linear", "cubic", "skipped, estimate"):
+        assert f">{text}<" in figure, text
+    before = [(tmp_path / name).read_text() for name in names]
+    real = Path.write_text
+
+    def full(self, text, **settings):  # the disk is, before the last file
+        if ".svg" in self.name:
+            raise OSError("no space left")
+        real(self, text, **settings)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        speed.write_growth(GROWN[:1], {}, tmp_path, 60.0)
+    assert before == [(tmp_path / name).read_text() for name in names]
+
+
+def test_curves_of_random_search_from_words_to_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        speed, "GRID", {"trials": (2, 4), "dimension": (4, 9), "seeds": (3,), "workers": (2,)}
+    )
+    monkeypatch.setattr(speed, "BASE", {"trials": 2, "dimension": 4, "seeds": 3, "workers": 1})
+    monkeypatch.chdir(tmp_path)
+    for name in speed.THREADS:
+        monkeypatch.setenv(name, "")
+    assert speed.main(["grow=random", "name=mine"]) == 0
+    folder = tmp_path / "results" / "mine"
+    assert sorted(p.name for p in folder.iterdir()) == ["growth.csv", "growth.md", "growth.svg"]
+    table = pd.read_csv(folder / "growth.csv")
+    assert table["axis"].tolist() == ["trials"] * 2 + ["dimension"] * 2 + ["seeds", "workers"]
+    assert set(table["status"]) == {"measured"} and (table["cpu_s"] > 0).all()
+    assert table["trials"].tolist() == [2, 4, 2, 2, 2, 2] and table["workers"].tolist() == [1] * 5 + [2]
+    assert table["dimension"].tolist() == [4, 4, 4, 9, 4, 4]
+    assert table["cpu_s"][4] == table["cpu_s"][0]

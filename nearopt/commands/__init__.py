@@ -90,6 +90,9 @@ def main(words: list[str] | None = None) -> int:
             f"\nnearopt: interrupted; finished cells are kept, `{again}` completes the rest", file=sys.stderr
         )
         return INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # an OSError too: before it
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:  # no room, no right to write
+        print(f"nearopt: {error}", file=sys.stderr)
+        return 1

@@ -35,12 +35,13 @@ def main(words: list[str]) -> int:
     todo = experiment.cells(wanted)
     print(f"{wanted.name}: {count(len(todo), 'cell')}, into {wanted.folder}")
     said: set[str] = set()
-    total, unknown, left = 0.0, 0, 0
+    total, unknown, left, failing = 0.0, 0, 0, 0
     for cell in todo:
         try:
             need = experiment.work(cell)
         except (ValueError, UserError) as error:
             print(f"  {cell.objective.label:<20} {cell.label:<24} fails: {error}")
+            failing += 1
             continue
         if need.reason:
             print(f"  {cell.objective.label:<20} {cell.label:<24} not applicable: {need.reason}")
@@ -57,7 +58,8 @@ def main(words: list[str]) -> int:
                 said.add(text)
                 print(f"      {text}")
     if not left:
-        print("nothing to run: every cell is complete or not applicable")
+        fails = f", or fails ({failing} of {len(todo)})" if failing else ""
+        print(f"nothing to run: every cell is complete or not applicable{fails}")
         return 0
     known = f"about {total:.0f} s of one core" if left > unknown else "time unknown"
     print(

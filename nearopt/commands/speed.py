@@ -6,6 +6,10 @@
   seeds=256                           runs of ours, side by side in one program
   peer_seeds=16 peer_seconds=60       runs of a peer, one after the other: until so many or so long
   name=speed                          the folder under results/ that gets speed.md and speed.csv
+  grow=gp,tpe                         instead of races, how the cost of strategies grows with trials,
+                                      dimensions, seeds and workers: growth.md, growth.csv, growth.svg;
+                                      grow=true: gp, tpe and random
+  grow_seconds=60                     CPU seconds that a point may take, else it is skipped
 
 CPU seconds of a process with one thread. Ours are those of whole runs: strategy, objective, clock and trace;
 compiling is the first call's excess over the later ones. A peer's are those inside the library only, making
@@ -16,11 +20,13 @@ from __future__ import annotations
 
 import datetime
 import inspect
+import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,6 +44,16 @@ THREADS = {
 LIBRARIES = ("jax", "numpy", "optuna", "torch", "botorch", "syne-tune")
 REPEATS, ENOUGH_S = 5, 3.0  # a timing of ours is the median of so many calls, or of those within so long
 FLOOR = 1e-6  # of the gap between the optimum and random's median: regret below it counts as this much
+
+GROWERS = ("gp", "tpe", "random")
+BASE = {"trials": 50, "dimension": 5, "seeds": 64, "workers": 1}  # what a point has that grows otherwise
+GRID = {
+    "trials": (25, 50, 100, 200, 400),
+    "dimension": (2, 5, 10, 20),
+    "seeds": (1, 16, 64, 256, 1024, 4096),
+    "workers": (1, 4, 16),
+}
+CALLS = 2  # of a point: the first one compiles
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,28 @@ class Timing:
     final: list[float]
 
 
+@dataclass(frozen=True)
+class Growth:
+    """One point of a curve: the strategy's cost where `axis`, a name of GRID, is `at` and the rest is BASE.
+    status: measured, skipped, or why not · cpu_s, wall_s: of one run · compile_cpu_s: once · slope: of cpu_s
+    in logs, since the measured point before · estimate_s: CPU seconds of both calls, compiling apart, as the
+    smaller points have it."""
+
+    strategy: str
+    axis: str
+    at: int
+    trials: int
+    dimension: int
+    seeds: int
+    workers: int
+    status: str = "measured"
+    cpu_s: float = float("nan")
+    wall_s: float = float("nan")
+    compile_cpu_s: float = float("nan")
+    slope: float = float("nan")
+    estimate_s: float = float("nan")
+
+
 # In the measuring process -------------------------------------------------------------------------------
 
 
@@ -126,7 +164,9 @@ def _final(trace: Any, fidelity: str) -> list[float]:
     return np.where(last >= 0, true, np.inf).tolist()
 
 
-def time_ours(objective: Entry, strategy: Entry, budget: float, seeds: int, compared: int) -> Timing:
+def time_ours(
+    objective: Entry, strategy: Entry, budget: float, seeds: int, compared: int, workers: int = 1
+) -> Timing:
     """Times one of our strategies, all seeds side by side."""
     import jax
     import numpy as np
@@ -140,7 +180,7 @@ def time_ours(objective: Entry, strategy: Entry, budget: float, seeds: int, comp
     jax.clear_caches()
 
     def run():
-        return simulate.simulate(factory, made, seeds=range(seeds), budget=budget)
+        return simulate.simulate(factory, made, seeds=range(seeds), budget=budget, workers=workers)
 
     result, first, _ = _clocked(run)
     cpu: list[float] = []
@@ -324,20 +364,24 @@ def library(peer: Entry) -> str:
 # The command --------------------------------------------------------------------------------------------
 
 
-KEYS = ("strategy", "objective", "budgets", "seeds", "peers", "peer_seeds", "peer_seconds", "name")
+KEYS = (
+    "strategy", "objective", "budgets", "seeds", "peers", "peer_seeds", "peer_seconds", "name", "grow",
+    "grow_seconds",
+)  # fmt: skip
 
 
 def _positive(key: str, text: str) -> float:
     value = catalogue.parse(text)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise UserError(f"{key} must be a number above 0, got {text!r}")
-    if key != "peer_seconds" and value != int(value):
+    if not key.endswith("_seconds") and value != int(value):
         raise UserError(f"{key} must be a whole number, got {text!r}")
     return float(value)
 
 
 def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
-    """The races that the words ask for, and peer_seeds, peer_seconds, name; raises UserError."""
+    """The races that the words ask for, and peer_seeds, peer_seconds, name, grow (strategies; where there
+    are any, no race is run), grow_seconds; raises UserError."""
     given: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -350,7 +394,20 @@ def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
     def listed(text: str) -> tuple[str, ...]:
         return tuple(catalogue.split(text.strip("[]")))
 
-    races = list(RACES)
+    grow: tuple[str, ...] = ()
+    if "grow" in given:
+        grow = tuple(dict.fromkeys(listed(given["grow"])))
+        if len(grow) == 1 and isinstance(parsed := catalogue.parse(grow[0]), bool):
+            grow = GROWERS if parsed else ()
+        if not all(grow):
+            raise UserError(f"grow must be strategies or true, got {given['grow']!r}")
+    others = [key for key in given if key not in ("grow", "grow_seconds", "name")]
+    if grow and others:
+        raise UserError(f"grow measures no races: it goes with grow_seconds and name, not with {others[0]}")
+    if "grow_seconds" in given and not grow:
+        raise UserError("grow_seconds goes with grow, which says the strategies")
+
+    races = [] if grow else list(RACES)
     if "strategy" in given:
         own = {race.strategy.split(",")[0]: race for race in RACES}
         other = Race("hartmann6", 50, "", ())
@@ -371,6 +428,8 @@ def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
         "peer_seeds": int(_positive("peer_seeds", given.get("peer_seeds", "16"))),
         "peer_seconds": _positive("peer_seconds", given.get("peer_seconds", "60")),
         "name": name,
+        "grow": grow,
+        "grow_seconds": _positive("grow_seconds", given.get("grow_seconds", "60")),
     }
 
 
@@ -419,20 +478,138 @@ def run_race(
     return rows
 
 
-def write(rows: list[Row], about: dict[str, str], folder: Path, wall: bool) -> Path:
-    """Writes speed.csv and speed.md, each whole."""
-    import pandas as pd
-
+def _write_whole(texts: dict[str, str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "speed.csv": pd.DataFrame([asdict(row) for row in rows]).to_csv(index=False),
-        "speed.md": markdown(rows, about, wall),
-    }
     for name, text in texts.items():
         (folder / f"{name}.part").write_text(text, encoding="utf-8")
     for name in texts:
         os.replace(folder / f"{name}.part", folder / name)
+
+
+def write(rows: list[Row], about: dict[str, str], folder: Path, wall: bool) -> Path:
+    """Writes speed.csv and speed.md, each whole."""
+    import pandas as pd
+
+    texts = {
+        "speed.csv": pd.DataFrame([asdict(row) for row in rows]).to_csv(index=False),
+        "speed.md": markdown(rows, about, wall),
+    }
+    _write_whole(texts, folder)
     return folder / "speed.md"
+
+
+# Growth -------------------------------------------------------------------------------------------------
+
+
+def extrapolate(points: list[tuple[float, float]], x: float) -> float:
+    """The value at x that points (x, value) up to there lead to: the last one's, by the slope in logs of the
+    last two, if not below 0; by slope 1 from a single one; nan without any."""
+    below = sorted(dict(p for p in points if p[0] <= x).items())
+    if not below:
+        return math.nan
+    x1, y1 = below[-1]
+    slope = 1.0
+    if len(below) > 1:
+        x0, y0 = below[-2]
+        slope = max(math.log(y1 / y0) / math.log(x1 / x0), 0.0)
+    return y1 * (x / x1) ** slope
+
+
+def grow(
+    strategy: Entry, limit: float, call: Callable[..., Any], say: Callable[[Growth], None]
+) -> list[Growth]:
+    """Measures one strategy's curves. A point whose two calls would take more than `limit` CPU seconds is
+    skipped; the one that all curves share is measured once."""
+    from bench.simulate import BLOCK
+
+    rows: list[Growth] = []
+    done: dict[tuple[int, ...], Growth] = {}
+    for axis, values in GRID.items():
+        known: list[tuple[float, float]] = []  # (size, CPU seconds of both calls) of what was measured
+        before: Growth | None = None
+        for at in values:
+            sizes: dict[str, Any] = BASE | {axis: at}
+            size = max(at, BLOCK) if axis == "seeds" else at  # fewer cost as much
+            row = done.get(tuple(sizes.values()))
+            if row is None:
+                row = Growth(strategy.label, axis, at, **sizes, estimate_s=extrapolate(known, size))
+                if row.estimate_s > limit:
+                    row = replace(row, status="skipped")
+                else:
+                    row = _measured(row, strategy, call)
+                say(row)
+                done[tuple(sizes.values())] = row
+            row = replace(row, axis=axis, at=at, slope=math.nan)
+            if row.status == "measured":
+                if before is not None:
+                    row = replace(row, slope=math.log(row.cpu_s / before.cpu_s) / math.log(at / before.at))
+                known.append((size, CALLS * row.cpu_s * row.seeds))
+                before = row
+            rows.append(row)
+    return rows
+
+
+def _measured(row: Growth, strategy: Entry, call: Callable[..., Any]) -> Growth:
+    objective = catalogue.entry("objective", f"levy,dimension={row.dimension}")
+    try:
+        made: Timing = call(time_ours, objective, strategy, row.trials, row.seeds, 1, row.workers)
+    except ValueError as error:
+        return replace(row, status=f"not measured: {error}")
+    return replace(row, cpu_s=made.cpu_s, wall_s=made.wall_s, compile_cpu_s=made.compile_cpu_s)
+
+
+def _growth_cell(row: Growth) -> str:
+    if row.status == "skipped":
+        return f"skipped (about {_number(row.estimate_s)} s in all)"
+    if row.status != "measured":
+        return row.status
+    return _number(row.cpu_s) + f" (slope {row.slope:+.1f})" * (row.slope == row.slope)
+
+
+def growth_markdown(rows: list[Growth], about: dict[str, str], limit: float) -> str:
+    """The curves side by side, what the numbers mean, and where they were measured."""
+    from bench.simulate import BLOCK
+
+    labels = list(dict.fromkeys(row.strategy for row in rows))
+    cells = {(row.axis, row.at, row.strategy): row for row in rows}
+    lines = [["grows", "to", "runs", *(f"{label}, CPU s a run" for label in labels)]]
+    lines.append([":--", "--:", "--:", *["--:"] * len(labels)])
+    for axis, at in dict.fromkeys((row.axis, row.at) for row in rows):
+        found = [cells[axis, at, label] for label in labels]
+        lines.append([axis, f"{at:,}", f"{found[0].seeds:,}", *map(_growth_cell, found)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rest = ", ".join(f"{value} {name}" for name, value in BASE.items())
+    notes = (
+        f"CPU seconds of one thread for a run of those side by side in one program, on Levy's function; what "
+        f"does not grow is held at {rest.replace('1 workers', '1 worker')}. Compiling is apart (growth.csv). "
+        f"Slope: in logs, since the point before; 0 is flat, 1 linear, 3 cubic. A point is skipped where its "
+        f"{CALLS} calls would take more than {limit:g} CPU s by the slope of the smaller points. Runs go in "
+        f"blocks of {BLOCK}, or more, the last one padded, since the bits of a run must be the same alone "
+        f"and beside others: 1 run costs as much as {BLOCK}, so that up to there the cost of each falls "
+        f"with their number. Axes are padded to a multiple of 8: 2 and 5 dimensions cost the same."
+    )
+    where = "; ".join(f"{name} {value}" for name, value in about.items())
+    return f"{table}\n\n{notes}\n\nMeasured: {where}.\n"
+
+
+def write_growth(rows: list[Growth], about: dict[str, str], folder: Path, limit: float) -> Path:
+    """Writes growth.csv, growth.md and growth.svg, each whole."""
+    import pandas as pd
+
+    from bench.plots import growth_figure
+
+    table = pd.DataFrame([asdict(row) for row in rows])
+    # A skipped point is drawn where it was expected.
+    expected = table["estimate_s"] / (CALLS * table["seeds"])
+    drawn = table.assign(cpu_s=table["cpu_s"].where(table["status"] != "skipped", expected))
+    drawn = drawn.assign(measured=table["status"] == "measured").dropna(subset="cpu_s")
+    texts = {
+        "growth.csv": table.to_csv(index=False),
+        "growth.md": growth_markdown(rows, about, limit),
+        "growth.svg": growth_figure(drawn) + "\n",
+    }
+    _write_whole(texts, folder)
+    return folder / "growth.md"
 
 
 def _accelerated() -> bool:
@@ -441,16 +618,28 @@ def _accelerated() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def main(words: list[str]) -> int:
-    races, settings = read(words)
+@contextmanager
+def measuring() -> Iterator[Callable[..., Any]]:
+    """`call(function, *arguments)` in a process of its own, on one core with one thread; it ends with the
+    block, at once if that raises."""
+    os.environ.update(THREADS)  # read by libraries when the measuring process imports them
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _one_core)
+    try:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+    except BaseException:
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _race(races: list[Race], settings: dict[str, Any], folder: Path) -> Path:
     for race in races:  # before anything is measured
         catalogue.entry("objective", race.objective)
         for name in (race.strategy, *race.peers):
             catalogue.entry("strategy", name)
-    folder = Path("results") / settings["name"]
-    os.environ.update(THREADS)  # read by libraries when the measuring process imports them
     about = provenance()
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _one_core)
     rows: list[Row] = []
 
     def say(row: Row) -> None:
@@ -461,16 +650,30 @@ def main(words: list[str]) -> int:
             flush=True,
         )
 
-    try:
+    with measuring() as call:
         for race in races:
-            rows += run_race(race, settings, folder, lambda f, *a: pool.submit(f, *a).result(), say)
-        wall = pool.submit(_accelerated).result()
-    except BaseException:
-        for worker in list((pool._processes or {}).values()):
-            worker.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
-    path = write(rows, about, folder, wall)
+            rows += run_race(race, settings, folder, call, say)
+        wall = call(_accelerated)
+    return write(rows, about, folder, wall)
+
+
+def _grow(settings: dict[str, Any], folder: Path) -> Path:
+    strategies = [catalogue.entry("strategy", name) for name in settings["grow"]]
+    about, limit = provenance(), settings["grow_seconds"]
+    rows: list[Growth] = []
+
+    def say(row: Growth) -> None:
+        print(f"{row.strategy:<24} {row.axis} {row.at:,}: {_growth_cell(row)}", flush=True)
+
+    with measuring() as call:
+        for strategy in strategies:
+            rows += grow(strategy, limit, call, say)
+    return write_growth(rows, about, folder, limit)
+
+
+def main(words: list[str]) -> int:
+    races, settings = read(words)
+    folder = Path("results") / settings["name"]
+    path = _grow(settings, folder) if settings["grow"] else _race(races, settings, folder)
     print(f"\n{path.read_text(encoding='utf-8')}\ntable: {path}")
     return 0
