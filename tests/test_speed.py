@@ -206,7 +206,7 @@ def test_a_power_goes_on_and_what_falls_stays():
     assert np.isnan(speed.extrapolate(cube[1:], 25.0))
 
 
-GRID = {"trials": (2, 4, 8, 16), "dimension": (4,), "seeds": (1, 64, 128, 512), "workers": (1, 2)}
+GRID = {"trials": (2, 4, 8, 16), "dimension": (4,), "seeds": (1, 16, 64, 128, 512), "workers": (1, 2)}
 BASE = {"trials": 4, "dimension": 4, "seeds": 64, "workers": 1}
 
 
@@ -224,8 +224,8 @@ def test_a_point_that_the_slope_puts_above_the_limit_is_skipped_and_those_after_
         return speed.Timing(seeds, cpu, cpu, 0.25, [])
 
     rows = speed.grow(catalogue.entry("strategy", "random"), 9.0, call, said.append)
-    assert called == [(2, 64, 1), (4, 64, 1), (8, 64, 1), (4, 1, 1), (4, 128, 1), (4, 64, 2)]
-    assert len(said) == 8  # what four curves share is said once
+    assert called == [(2, 64, 1), (4, 64, 1), (8, 64, 1), (4, 1, 1), (4, 16, 1), (4, 128, 1), (4, 64, 2)]
+    assert len(said) == 9  # what four curves share is said once
     found = {(r.axis, r.at): r for r in rows}
     assert list(found) == [(axis, at) for axis, values in GRID.items() for at in values]
     skipped = [key for key, r in found.items() if r.status != "measured"]
@@ -238,6 +238,23 @@ def test_a_point_that_the_slope_puts_above_the_limit_is_skipped_and_those_after_
     assert found["seeds", 64].slope == pytest.approx(-1.0) and found["seeds", 128].slope == pytest.approx(0)
     assert found["seeds", 64].cpu_s == found["dimension", 4].cpu_s == found["workers", 1].cpu_s
     assert found["seeds", 128].seeds == 128 and found["workers", 2].workers == 2
+
+
+def test_a_timing_is_of_as_many_runs_and_workers_as_were_asked_for(monkeypatch):
+    from bench import simulate
+
+    real, used = simulate.simulate, []
+
+    def watched(*arguments, **settings):
+        found = real(*arguments, **settings)
+        used.append((found.trace["seed"].nunique(), found.trace["worker"].nunique(), len(found.trace)))
+        return found
+
+    monkeypatch.setattr(simulate, "simulate", watched)
+    entries = catalogue.entry("objective", "levy,dimension=4"), catalogue.entry("strategy", "random")
+    timing = speed.time_ours(*entries, 6, 3, 1, 2)
+    assert set(used) == {(3, 2, 18)} and len(used) > 1
+    assert (timing.runs, len(timing.final)) == (3, 1)
 
 
 def test_a_strategy_that_cannot_be_measured_says_why_at_each_point(monkeypatch, tmp_path):
