@@ -383,7 +383,7 @@ GROWS = {
     "seeds": ("seeds (runs side by side)", (-1,)),
     "workers": ("workers (simulated)", (1,)),
 }
-SLOPES = {-1: "shared", 1: "linear", 3: "cubic"}
+SLOPES = {-1: "shared by all", 1: "linear", 3: "cubic"}
 
 
 def growth_figure(table: Any) -> str:
@@ -397,7 +397,7 @@ def growth_figure(table: Any) -> str:
     labels = sorted(table["strategy"].unique(), key=rank)
     names = [name for name in GROWS if name in set(table["axis"])]
     figure, axes = _figure(11.0, 3.6, max(len(names), 1))
-    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.16, top=0.81, wspace=0.14)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.15, top=0.87, wspace=0.14)
     low, high = (float(table["cpu_s"].min()), float(table["cpu_s"].max())) if len(table) else (1.0, 1.0)
     for ax, name in zip(axes, names, strict=False):
         here = table[table["axis"] == name]
@@ -423,12 +423,14 @@ def growth_figure(table: Any) -> str:
         x0, y0 = float(dearest["at"].iloc[0]), float(dearest["cpu_s"].iloc[0])
         right = float(here["at"].max())
         for slope in slopes:
-            x1 = min(right, x0 * (high * 1.6 / y0) ** (1 / slope)) if slope > 0 else right
+            # Within the axes; a falling one ends before it crosses the other curves.
+            x1 = min(right, x0 * (high * 1.2 / y0) ** (1 / slope)) if slope > 0 else x0 * (right / x0) ** 0.7
             y1 = y0 * (x1 / x0) ** slope
             ax.plot([x0, x1], [y0, y1], color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+            place, side = ((x1, y1), "right") if slope > 0 else ((np.sqrt(x0 * x1), np.sqrt(y0 * y1)), "left")
             ax.annotate(
-                SLOPES[slope], (x1, y1), xytext=(-3, 3), textcoords="offset points", fontsize=8, ha="right",
-                va="bottom", color="#555555",
+                SLOPES[slope], place, xytext=(-3 if slope > 0 else 5, 3), textcoords="offset points",
+                fontsize=8, ha=side, va="bottom", color="#555555",
             )  # fmt: skip
         ticks = np.unique(here["at"])
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])

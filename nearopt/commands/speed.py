@@ -578,10 +578,10 @@ def growth_markdown(rows: list[Growth], about: dict[str, str], limit: float) -> 
         found = [cells[axis, at, label] for label in labels]
         lines.append([axis, f"{at:,}", f"{found[0].seeds:,}", *map(_growth_cell, found)])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    rest = ", ".join(f"{value} {name}" for name, value in BASE.items())
+    rest = ", ".join(f"{name} {value}" for name, value in BASE.items())
     notes = (
         f"CPU seconds of one thread for a run of those side by side in one program, on Levy's function; what "
-        f"does not grow is held at {rest.replace('1 workers', '1 worker')}. Compiling is apart (growth.csv). "
+        f"does not grow is held at {rest}. Compiling is apart (growth.csv). "
         f"Slope: in logs, since the point before; 0 is flat, 1 linear, 3 cubic. A point is skipped where its "
         f"{CALLS} calls would take more than {limit:g} CPU s by the slope of the smaller points. Runs go in "
         f"blocks of {BLOCK}, or more, the last one padded, since the bits of a run must be the same alone "
