@@ -208,6 +208,7 @@ def reference_table(objective: Any, instances: Sequence[int], cache: Path | None
     table.attrs = {"how": how, "settings": settings_of(objective)}
     if cache is not None:
         write_table(table, cache)
-    attrs, table = table.attrs, table[table["instance"].isin(asked.tolist())].reset_index(drop=True)
-    table.attrs = attrs
-    return table
+    part: Any = table[table["instance"].isin(asked.tolist())]
+    part = part.reset_index(drop=True)
+    part.attrs = table.attrs
+    return part

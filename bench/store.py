@@ -96,9 +96,7 @@ def budgets(folder: Path) -> list[float]:
     return sorted(float(name) for name in names if re.fullmatch(r"[0-9.e+]+", name))
 
 
-def missing(
-    folder: Path, budget: float, seeds: int, larger: bool = False
-) -> tuple[list[range], list[str]]:
+def missing(folder: Path, budget: float, seeds: int, larger: bool = False) -> tuple[list[range], list[str]]:
     """Which of the seeds 0..seeds-1 have no block under this budget, as ranges, and warnings. With `larger`
     one under a larger budget will do, as it does for an anytime strategy.
 

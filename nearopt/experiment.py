@@ -154,9 +154,7 @@ def read(words: list[str]) -> Experiment:
         raise UserError(
             f"experiment {given.get('experiment')}: no key {unknown[0]!r}{nearest(unknown[0], ROOT)}"
         )
-    plain = {
-        k: _typed(k, v if ROOT[k] is str else catalogue.parse(v)) for k, v in given.items() if k in ROOT
-    }
+    plain = {k: _typed(k, v if ROOT[k] is str else catalogue.parse(v)) for k, v in given.items() if k in ROOT}
     named = {k: _typed(k, base[k]) for k in ROOT if k in base} | plain
     groups = {}
     for group in ("strategy", "objective", "cluster"):

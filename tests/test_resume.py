@@ -1,0 +1,183 @@
+"""A results folder that is added to, taken less of, and broken in between: its report stays true."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import metrics, reference, report
+from nearopt import catalogue, experiment
+from nearopt.commands import main
+
+WORDS = ["run", "name=a", "strategy=random,grid", "objective=branin", "processes=1"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    return tmp_path
+
+
+def near() -> Any:
+    """The near-optimal rows of the summary, by label and budget."""
+    table = pd.read_csv("results/a/summary.csv")
+    return table[table["target"] == "near-optimal"].set_index(["label", "budget"])
+
+
+def cell(label: str) -> dict:
+    return json.loads(open(f"results/a/branin/{label}/cell.json").read())
+
+
+def test_fewer_seeds_later_leave_every_run_scored():
+    assert main([*WORDS, "budgets=[4]", "seeds=20"]) == 0
+    before = near()
+    assert main([*WORDS, "budgets=[4]", "seeds=3"]) == 0
+    pd.testing.assert_frame_equal(near(), before)
+    assert (before["runs"] == 20).all()
+
+
+def test_a_reference_table_asked_for_less_keeps_what_it_has(tmp_path):
+    """For instances one by one, and for a task whose one row serves them all."""
+    for name in ("branin", "digits"):
+        objective, cache = catalogue.build(catalogue.load("objective", name)), tmp_path / f"{name}.parquet"
+        whole = reference.reference_table(objective, range(1000, 1006), cache)
+        part = reference.reference_table(objective, [1002], cache)
+        assert part["instance"].tolist() == [1002] and part.attrs["how"] == whole.attrs["how"]
+        pd.testing.assert_frame_equal(pd.read_parquet(cache), whole)
+
+
+def test_other_budgets_later_leave_the_earlier_ones_read():
+    assert main([*WORDS, "budgets=[4,8,16]", "seeds=6"]) == 0
+    before = near()
+    assert main([*WORDS, "budgets=[6]", "seeds=6"]) == 0
+    for label in ("random", "grid"):
+        assert near().loc[label].index.tolist() == [4, 6, 8, 16]
+        assert set(cell(label)["describe"]) == {"4", "6", "8", "16"}
+    same = [i for i in before.index if i[1] != 6]
+    columns = ["runs", "reached", "trials_median", "regret_mean"]
+    pd.testing.assert_frame_equal(near().loc[same, columns], before.loc[same, columns])
+
+
+def test_a_larger_budget_with_fewer_seeds_takes_nothing_away(capsys):
+    assert main([*WORDS, "budgets=[4,8]", "seeds=10"]) == 0
+    before = near()
+    assert main([*WORDS, "budgets=[16]", "seeds=3"]) == 0
+    after = near()
+    columns = ["runs", "reached", "trials_median", "regret_mean", "epochs_spent"]
+    pd.testing.assert_frame_equal(after.loc[before.index, columns], before[columns])
+    assert after.loc[("random", 16), "runs"] == 3
+    assert "fewer than 10 runs with a budget of 16" in open("results/a/report.md").read()
+    capsys.readouterr()
+    assert main(["plan", *WORDS[1:], "budgets=[4,8]", "seeds=10"]) == 0
+    assert "nothing to run" in capsys.readouterr().out
+
+
+def test_the_longest_run_of_each_seed_is_read():
+    def trace(seeds, jobs):
+        grid = np.stack(np.meshgrid(seeds, range(jobs), indexing="ij"), -1).reshape(-1, 2)
+        return {"seed": grid[:, 0], "job": grid[:, 1]}
+
+    traces = {8.0: trace([0, 1, 2], 2), 16.0: trace([1], 4), 4.0: trace([3], 1)}
+    found = metrics.longest(traces, 8.0)
+    assert dict(zip(*np.unique(found["seed"], return_counts=True), strict=True)) == {0: 2, 1: 4, 2: 2}
+
+
+def test_a_cell_that_fails_later_is_still_read_with_its_own_epochs():
+    words = ["run", "name=a", "strategy=random", "objective=curves", "budgets=[4]", "seeds=4", "processes=1"]
+    assert main(words) == 0
+    before = near()
+    assert main([*words, "budgets=[0.001]"]) == 1
+    after = near()
+    pd.testing.assert_frame_equal(after.drop(columns="status"), before.drop(columns="status"))
+    assert (after["status"] == "failed").all()
+    assert main(words) == 0
+    pd.testing.assert_frame_equal(near(), before)
+
+
+def test_the_record_says_what_ran_and_with_which_versions(monkeypatch):
+    assert main([*WORDS, "budgets=[4]", "seeds=4"]) == 0
+    first = cell("grid")
+    monkeypatch.setattr(experiment, "versions", lambda: {"nearopt": "another"})
+    assert main([*WORDS, "budgets=[4]", "seeds=4"]) == 0
+    assert cell("grid") == first
+    assert main([*WORDS, "budgets=[4,8]", "seeds=4"]) == 0
+    assert cell("grid")["versions"] == {"nearopt": "another"}
+    assert cell("grid")["trainings"] == 4 * 4 + 4 * 8
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("name=..", "name must be a folder's name"),
+        ("per_objective={branin: {seed: 8}}", "no 'seed'; did you mean seeds?"),
+        ("per_objective={branin: {budgets: [x]}}", "budgets must be numbers"),
+        ("per_objective={branin: 8}", "must have settings"),
+        ("per_objective={branin: {seeds: x}}", "seeds must be int"),
+    ],
+)
+def test_bad_settings_get_one_line(folder, capsys, word, line):
+    assert main(["run", "strategy=random", "objective=branin", word]) == 2
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1 and not list(folder.iterdir())
+
+
+def test_a_name_is_taken_as_it_is_written():
+    assert experiment.read(["name=on"]).name == "on"
+    assert experiment.read(["name=my x"]).name == "my x"
+
+
+def test_a_folder_that_cannot_be_written_says_so(folder, capsys):
+    (folder / "results").write_text("in the way")
+    assert main([*WORDS, "budgets=[4]", "seeds=2"]) == 1
+    said = capsys.readouterr().err
+    assert "results" in said and "Traceback" not in said
+
+
+OWN = """
+import dataclasses
+import jax.numpy as jnp
+from bench.space import Float, Space
+
+@dataclasses.dataclass(frozen=True)
+class Slope:
+    max_epoch = 1
+    fidelity, scale, offers = "training", "linear", frozenset()
+
+    @property
+    def space(self):
+        return Space({"x": Float(0.0, 1.0)})
+
+    def draw(self, key):
+        return jnp.float32(0)
+
+    def init(self, instance, key):
+        return ()
+
+    def cost(self, instance, key, hp, start, until):
+        return jnp.float32(1)
+
+    def train(self, instance, key, checkpoint, hp, start, until):
+        return checkpoint, jnp.float32(hp["x"]), jnp.float32(hp["x"])
+"""
+
+
+def test_ones_own_formula_needs_no_name_and_no_float64(folder):
+    (folder / "slope.py").write_text(OWN)
+    (folder / "conf/objective").mkdir(parents=True)
+    (folder / "conf/objective/slope.yaml").write_text("_target_: slope.Slope\n")
+    words = [w for w in WORDS if not w.startswith("objective")]
+    assert main([*words, "objective=slope", "budgets=[64]", "seeds=8"]) == 0
+    table = near()
+    assert (table["runs"] == 8).all() and (table["status"] == "complete").all()
+    assert table["p"].iloc[0] == pytest.approx(0.02, rel=0.1)
+
+
+def test_an_interval_that_excludes_nothing_is_not_shown():
+    assert report.interval(0.0, np.inf) == "" and report.interval(2.0, np.inf) == "≥ 2"
