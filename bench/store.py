@@ -124,8 +124,10 @@ def missing(folder: Path, budget: float, seeds: int, larger: bool = False) -> tu
 
 
 def read_trace(folder: Path, budget: float) -> pd.DataFrame:
-    """All blocks under a planned budget in one frame, by seed and job."""
+    """All blocks under a planned budget in one frame, by seed and job, each job once."""
     parts = [pd.read_parquet(path) for _, _, path in blocks(folder, budget)]
     if not parts:
         raise FileNotFoundError(f"{folder} holds no trace for budget {budget:g}")
-    return pd.concat(parts).sort_values(["seed", "job"], ignore_index=True)
+    # Two commands at once may have left a seed in two blocks.
+    trace = pd.concat(parts).drop_duplicates(["seed", "job"])
+    return trace.sort_values(["seed", "job"], ignore_index=True)

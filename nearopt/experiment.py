@@ -10,13 +10,14 @@ import os
 import queue
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -440,10 +441,19 @@ class _Progress:
 _put: Any = None  # in a worker process: what its messages go through
 
 
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers, which would go on writing into its results."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _start_process(put: Say) -> None:
     global _put
     _put = put
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _process(group: list[Cell], cache: str) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bench import metrics, reference, report
+from bench import metrics, reference, report, store
 from nearopt import catalogue, experiment
 from nearopt.commands import main
 
+ROOT = Path(__file__).parent.parent
 WORDS = ["run", "name=a", "strategy=random,grid", "objective=branin", "processes=1"]
 
 
@@ -25,9 +31,13 @@ def folder(tmp_path, tmp_path_factory, monkeypatch):
     return tmp_path
 
 
+def summary() -> Any:
+    return pd.read_csv("results/a/summary.csv")
+
+
 def near() -> Any:
     """The near-optimal rows of the summary, by label and budget."""
-    table = pd.read_csv("results/a/summary.csv")
+    table = summary()
     return table[table["target"] == "near-optimal"].set_index(["label", "budget"])
 
 
@@ -89,16 +99,23 @@ def test_the_longest_run_of_each_seed_is_read():
     assert dict(zip(*np.unique(found["seed"], return_counts=True), strict=True)) == {0: 2, 1: 4, 2: 2}
 
 
-def test_a_cell_that_fails_later_is_still_read_with_its_own_epochs():
-    words = ["run", "name=a", "strategy=random", "objective=curves", "budgets=[4]", "seeds=4", "processes=1"]
+def test_a_cell_that_fails_later_is_still_read_with_its_own_epochs(monkeypatch):
+    words = ["run", "name=a", "strategy=random", "objective=curves", "budgets=[16]", "seeds=4", "processes=1"]
     assert main(words) == 0
-    before = near()
-    assert main([*words, "budgets=[0.001]"]) == 1
-    after = near()
+    before = summary()
+    assert np.isfinite(before["trials_median"]).any()
+
+    def broken(settings):
+        raise catalogue.UserError("broken since")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "build", broken)
+        assert main([*words, "budgets=[4,16]"]) == 1
+    after = summary()
     pd.testing.assert_frame_equal(after.drop(columns="status"), before.drop(columns="status"))
     assert (after["status"] == "failed").all()
     assert main(words) == 0
-    pd.testing.assert_frame_equal(near(), before)
+    pd.testing.assert_frame_equal(summary(), before)
 
 
 def test_the_record_says_what_ran_and_with_which_versions(monkeypatch):
@@ -177,6 +194,55 @@ def test_ones_own_formula_needs_no_name_and_no_float64(folder):
     table = near()
     assert (table["runs"] == 8).all() and (table["status"] == "complete").all()
     assert table["p"].iloc[0] == pytest.approx(0.02, rel=0.1)
+
+
+def test_seeds_that_lie_in_two_blocks_count_once(folder):
+    """As two commands at once leave them."""
+    assert main([*WORDS, "budgets=[4]", "seeds=6"]) == 0
+    path = folder / "results/a/branin/random/trace/4/0-5.parquet"
+    trace: Any = pd.read_parquet(path)
+    store.write_block(path.parents[2], 4, trace[trace["seed"] < 4], {})
+    pd.testing.assert_frame_equal(store.read_trace(path.parents[2], 4), trace)
+
+
+ASLEEP = """
+import os, pathlib, time
+
+def asleep(cube, max_epoch, budget, seed):
+    pathlib.Path(f"{os.getpid()}.pid").touch()
+    time.sleep(120)
+"""
+
+
+def test_workers_end_with_a_killed_parent(folder):
+    (folder / "own.py").write_text(ASLEEP)
+    (folder / "conf/strategy").mkdir(parents=True)
+    (folder / "conf/strategy/asleep.yaml").write_text("_target_: own.asleep\n_partial_: true\n")
+    words = ["run", "name=a", "strategy=asleep", "objective=branin,box", "seeds=2", "processes=2"]
+    command = [sys.executable, "-m", "nearopt", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    while len(workers := [int(path.stem) for path in folder.glob("*.pid")]) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and any(alive(pid) for pid in workers):
+        time.sleep(0.1)
+    left = [pid for pid in workers if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_an_interval_that_excludes_nothing_is_not_shown():
