@@ -392,7 +392,8 @@ def incumbents(loss: np.ndarray, until: np.ndarray, fidelity: str) -> np.ndarray
 def reached_after(true: np.ndarray, goal: np.ndarray, spent: np.ndarray, count: np.ndarray) -> np.ndarray:
     """What was spent f64[runs] at the first moment after which the incumbent's true loss f64[runs, jobs]
     stays within the goal f64[runs] to the end; inf where it does not end within it."""
-    bad = ~(true <= goal[:, None])
+    # A goal is infinite where too few random configurations do not diverge: whoever does has not reached it.
+    bad = ~((true <= goal[:, None]) & np.isfinite(true))
     jobs = true.shape[1]
     start = np.where(bad.any(1), jobs - bad[:, ::-1].argmax(1), 0)
     there = (start < jobs) & (count > 0)

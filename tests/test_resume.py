@@ -89,6 +89,13 @@ def test_a_larger_budget_with_fewer_seeds_takes_nothing_away(capsys):
     assert "nothing to run" in capsys.readouterr().out
 
 
+def test_who_diverges_has_reached_nothing():
+    """Where fewer random configurations end than a target asks for, it is infinite."""
+    true, spent = np.array([[np.inf, np.inf], [np.inf, 3.0]]), np.array([[1, 2], [1, 2]])
+    found = metrics.reached_after(true, np.full(2, np.inf), spent, np.array([2, 2]))
+    assert found.tolist() == [np.inf, 2]
+
+
 def test_the_longest_run_of_each_seed_is_read():
     def trace(seeds, jobs):
         grid = np.stack(np.meshgrid(seeds, range(jobs), indexing="ij"), -1).reshape(-1, 2)
