@@ -95,7 +95,7 @@ def _plural(n: int, word: str) -> str:
 # The tables behind the page -----------------------------------------------------------------------------
 
 
-def headline(table: pd.DataFrame) -> pd.DataFrame:
+def headline(table: Any) -> pd.DataFrame:
     """One row a scored cell: its summary row of the largest budget and the near-optimal target."""
     near = table[table["target"] == NEAR]
     return near.loc[near.groupby(["objective", "label"], sort=False)["budget"].idxmax()].reset_index(
@@ -124,7 +124,8 @@ class Page:
         self.scored, self.goals, more = evaluate(results)
         self.warnings = [*results.warnings, *more]
         self.table = summary(self.scored, self.goals)
-        self.head = headline(self.table)
+        # A failed cell may hold older traces: summary.csv keeps their numbers, the page says that it failed.
+        self.head = headline(self.table[self.table["status"] != "failed"])
         named = list(results.experiment.get("objectives") or [])
         found = list(dict.fromkeys(c.objective for c in results.cells))
         # The order in which the experiment lists its objectives, settings after their name.
@@ -136,7 +137,10 @@ class Page:
             ),
         )
         self.labels = sorted({c.label for c in results.cells}, key=rank)
-        self.cells = {(s.cell.objective, s.cell.label): s for s in self.scored}
+        self.cells = {
+            (s.cell.objective, s.cell.label): s._replace(scores={}) if s.cell.status == "failed" else s
+            for s in self.scored
+        }
         self.best = {
             (objective, reading): clear_best(self.head[self.head["objective"] == objective], reading)
             for objective in self.objectives
@@ -197,7 +201,10 @@ class Page:
                 open_.append(objective)
         for label in sorted(clear, key=lambda v: (-len(clear[v]), rank(v))):
             where = listed(clear[label])
-            out.append(f"{label} needs the fewest on {where}: its 95 % interval lies below all others'.")
+            out.append(
+                f"{label} needs the fewest on {where}: within a run or to plan, its 95 % interval lies "
+                "below all others'."
+            )
         if open_:
             out.append(f"No strategy is clearly ahead on {listed(open_)}: intervals overlap.")
         if nobody:
@@ -244,13 +251,20 @@ class Page:
             rule = f"what the best 2 % of random ones reach ({capped.sum()} of {n} instances) or {rule}"
         spread = "" if n == 1 else f" (medians over {n} instances, range in brackets)"
         need = number(1 / p.median(), 2)
+        finals = [
+            s.scores[s.largest].regret for (o, _), s in self.cells.items() if o == objective and s.scores
+        ]
+        alike = n > 1 and goals[[NEAR, "optimum"]].nunique().max() == 1
+        lucky = ""
+        if alike and any((regret < 0).any() for regret in finals):
+            lucky = " These are means over instances: on a lucky one a run may end below the optimum."
         prefix = "more than " if p.median() <= LEVELS[0] * (1 + 1e-9) else ""
         goals = goals.assign(above=goals[NEAR] - goals["optimum"])
         return (
             f"Near-optimal is a true loss of at most {over(NEAR)}. That is {over('above')} above the best "
             f"constant configuration's {over('optimum')}: {rule} {over('median')}{spread}. "
             f"Of random configurations {over(f'p:{NEAR}', percent)} are that good, so random search is "
-            f"expected to need {prefix}{need} full trainings."
+            f"expected to need {prefix}{need} full trainings.{lucky}"
         )
 
     def scale(self, objective: str) -> tuple[bool, list[Scored]]:
@@ -401,7 +415,9 @@ class Page:
         def total(name):
             return sum(float(c.get(name) or 0) for c in cells)
 
-        versions = info.get("versions") or next((c["versions"] for c in cells if c.get("versions")), {})
+        versions = dict.fromkeys(
+            ", ".join(f"{k} {v}" for k, v in dict(c["versions"]).items()) for c in cells if c.get("versions")
+        )
         devices = list(dict.fromkeys(str(c["device"]) for c in cells if c.get("device")))
         if info.get("device") and str(info["device"]) not in devices:
             devices.insert(0, str(info["device"]))
@@ -415,7 +431,7 @@ class Page:
             ("seeds", info.get("seeds")),
             ("per objective", json.dumps(info["per_objective"]) if info.get("per_objective") else None),
             ("device", "; ".join(devices) or None),
-            ("versions", ", ".join(f"{k} {v}" for k, v in dict(versions).items()) or None),
+            ("versions", "; ".join(versions) or None),
         ]
         return [(k, str(v)) for k, v in rows if v not in (None, "", [])]
 

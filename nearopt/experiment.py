@@ -354,7 +354,7 @@ def run_cell(
 
 Say = Callable[
     [tuple], None
-]  # takes ("share", label of the cell, share done) or ("done", label, line, notes)
+]  # takes ("share", label of the cell, share done) or ("done", label, line, notes, whether it ran)
 
 
 def _run_objective(group: list[Cell], cache: str, say: Say) -> None:
@@ -381,7 +381,7 @@ def _run_objective(group: list[Cell], cache: str, say: Say) -> None:
             what = what or "already complete"
         else:
             what = status
-        say(("done", name, what, warnings))
+        say(("done", name, what, warnings, bool(compile_s + run_s)))
     cell = group[0]
     if cell.debug:
         return
@@ -391,7 +391,7 @@ def _run_objective(group: list[Cell], cache: str, say: Say) -> None:
         instances = instances_of(seeds, cell.first_instance, cell.seeds_per_instance)
         reference_table(objective, instances.tolist(), cell.folder.parent / "reference.parquet")
     except Exception as error:
-        say(("done", "", f"{cell.objective.label}: no reference: {error}", []))
+        say(("done", "", f"{cell.objective.label}: no reference: {error}", [], False))
 
 
 def _use_cache(folder: str) -> None:
@@ -414,7 +414,7 @@ class _Progress:
     def __init__(self, total: int):
         from tqdm import tqdm
 
-        self.total, self.done, self.shares = total, 0, {}
+        self.total, self.done, self.shares, self.ran = total, 0, {}, False
         self.bar = tqdm(
             total=float(total),
             disable=None,
@@ -427,7 +427,8 @@ class _Progress:
         if kind == "share":
             self.shares[name] = rest[0]
         else:
-            what, notes = rest
+            what, notes, ran = rest
+            self.ran |= ran
             self.shares.pop(name, None)
             self.done += bool(name)
             line = f"[{self.done:>3}/{self.total}] {name} {what}" if name else what
@@ -512,7 +513,8 @@ def run(experiment: Experiment) -> bool:
             _run_parallel(order, processes, progress)
     finally:
         progress.bar.close()
-    if not experiment.debug:
+    record = experiment.folder / "experiment.json"
+    if not experiment.debug and (progress.ran or not record.exists()):
         about = {
             "name": experiment.name, "seeds": experiment.seeds, "budgets": list(experiment.budgets),
             "per_objective": experiment.per_objective, "objectives": [o.label for o in experiment.objectives],
@@ -520,7 +522,7 @@ def run(experiment: Experiment) -> bool:
             "started": started, "wall_s": round(time.perf_counter() - clock, 1), "processes": processes,
             "command": " ".join(["nearopt", *sys.argv[1:]]), "nearopt": __version__,
         }  # fmt: skip
-        store.write_json(experiment.folder / "experiment.json", about)
+        store.write_json(record, about)
     return all((store.read_cell(c.folder) or {}).get("status") != store.FAILED for c in todo)
 
 

@@ -158,15 +158,14 @@ def test_the_same_label_with_other_settings_is_an_error(folder, capsys):
 def test_a_truncated_trace_is_set_aside_and_run_again(folder, capsys):
     assert main(["run", "name=a", "strategy=random", *SMALL]) == 0
     path = folder / "results/a/branin/random/trace/4/0-3.parquet"
-    whole = path.read_bytes()
+    whole, before = path.read_bytes(), nearopt.load("results/a")
     path.write_bytes(whole[: len(whole) // 2])
     assert main(["report", "results/a"]) == 0
     assert "cannot be read" in (folder / "results/a/report.md").read_text()
     assert main(["run", "name=a", "strategy=random", *SMALL]) == 0
     assert "cannot be read (cut short?): set aside" in capsys.readouterr().out
     assert path.with_suffix(".parquet.broken").exists()
-    pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(path), check_exact=True)
-    assert path.stat().st_size == len(whole)
+    pd.testing.assert_frame_equal(nearopt.load("results/a"), before, check_exact=True)
     assert "cannot be read" not in (folder / "results/a/report.md").read_text()
 
 
