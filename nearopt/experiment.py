@@ -352,9 +352,8 @@ def run_cell(
     return record["status"], compile_s, run_s, warnings
 
 
-Say = Callable[
-    [tuple], None
-]  # takes ("share", label of the cell, share done) or ("done", label, line, notes, whether it ran)
+# Takes ("share", label of the cell, share done) or ("done", label, line, notes, whether it ran).
+Say = Callable[[tuple], None]
 
 
 def _run_objective(group: list[Cell], cache: str, say: Say) -> None:
