@@ -24,7 +24,8 @@ reference: $(INSTALLED)
 	@set -e; \
 	$(BIN)/nearopt run experiment=first; \
 	$(BIN)/nearopt speed peer_seconds=300; \
-	for name in first speed; do \
+	$(BIN)/nearopt speed grow=true name=growth; \
+	for name in first speed growth; do \
 	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
 	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html -cf - . \
 	    | tar -C results/reference/$$name -xf -; \

@@ -216,8 +216,9 @@ class GP:
     def stage(self, granted: int) -> int:
         """Rows of the model for a turn in which no lane was granted more than `granted` jobs before: a static
         argument of `ask`. 0: the start-up design needs no model, and none is compiled."""
-        granted = min(granted + self.prior_trials, self.num_trials)
-        return 0 if granted < self.start or self.num_trials <= self.start else block(granted)
+        granted = granted + self.prior_trials
+        # After the last trial an ask only waits.
+        return 0 if granted < self.start or granted >= self.num_trials else block(granted)
 
     @property
     def _axes(self) -> model.Axes:

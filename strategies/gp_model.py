@@ -148,9 +148,13 @@ def objective(
 
     slope = 0.5 * (inverse - weight[:, None] * weight[None, :])  # of the fit by the covariance
     inner = jnp.where(both, slope * matern_slope(distance), 0.0)
-    column, weight_by_axis = x.T, precisions(theta, axes)[:, None, None]
-    gaps = _squares(column[:, :, None], column[:, None, :], weight_by_axis, axes.unordered[:, None, None])
-    by_length = -2.0 * jnp.sum(inner * gaps, (1, 2))
+
+    def along(axis):
+        column, weight_of, unordered = axis
+        return jnp.sum(inner * _squares(column[:, None], column[None, :], weight_of, unordered))
+
+    # An axis at a time: all of them at once are a table [d, n, n], which beyond 128 rows leaves the caches.
+    by_length = -2.0 * jax.lax.map(along, (x.T, precisions(theta, axes), axes.unordered))
     by_noise = noise * jnp.sum(jnp.where(used, jnp.diagonal(slope), 0.0))
     gradient = jnp.concatenate([by_length, by_noise[None]]) + 1.0 + (theta - centre) / spread
     return fit + prior, jnp.where(live, gradient, 0.0), Posterior(theta, mean, weight, inverse)
