@@ -39,8 +39,17 @@ BLOCK = 64  # lanes of one program: the last bits of batched linear algebra depe
 WIDE = (BLOCK, 4 * BLOCK, 16 * BLOCK)  # for programs that are elementwise over lanes, which says `lanes`
 
 
-def _turn_block(strategy, stage, select, cube, ask_keys, state, go, tell, feedback, granted):
+# What goes to and from the programs at each turn is packed into few arrays: handing one over takes as long as
+# many a turn's arithmetic.
+
+
+def _turn_block(strategy, stage, select, cube, ask_keys, state, whole, x, real):
+    """whole i32[5, lanes]: whether a lane acts, jobs granted to it, and of the job that it is told trial,
+    source and until; x f32[lanes, d] · real f64[2, lanes]: loss, cost. Returns i32[4, lanes] (trial, source,
+    until, recommended trial), x and the state."""
+    go, granted, trial, source, until = whole[0] != 0, whole[1].astype(jnp.uint32), *whole[2:]
     turn = jax.vmap(partial(turn_lane, strategy, stage, cube))
+    tell, feedback = Job(trial, source, x, until), Feedback(real[0], real[1])
     job, recommended, after = turn(ask_keys, state, tell, feedback, granted)
     if select:
 
@@ -48,7 +57,8 @@ def _turn_block(strategy, stage, select, cube, ask_keys, state, go, tell, feedba
             return jnp.where(jnp.expand_dims(go, tuple(range(1, new.ndim))), new, old)
 
         after = jax.tree.map(pick, after, state)
-    return job, recommended, after
+    asked = jnp.stack([a.astype(jnp.int32) for a in (job.trial, job.source, job.until, recommended)])
+    return asked, job.x, after
 
 
 def _train(objective, instance, key, checkpoint, fresh, trial, x, start, stop, first, until):
@@ -65,41 +75,43 @@ def _train(objective, instance, key, checkpoint, fresh, trial, x, start, stop, f
 
 
 class _Entries(NamedTuple):
-    """Slices to be trained: i32[entries] each, x f32[entries, d]. `first` and `until` are the epochs of the
-    whole job, `start` and `stop` those of this call; row -1: fresh weights, a row past the table: written
+    """Slices to be trained, i32[entries] each. `first` and `until` are the epochs of the whole job, `start`
+    and `stop` those of this call; source_row -1: fresh weights, a target_row past the table: written
     nowhere."""
 
     lane: Any
     trial: Any
     source_row: Any
     target_row: Any
-    x: Any
     start: Any
     stop: Any
     first: Any
     until: Any
 
 
-def _train_blocks(objective, pool, blocks, instances, keys, checkpoint, entries: _Entries):
-    """Trains the first `blocks` i32[] blocks of `pool` entries. One program for any number of them, since the
-    last bits of arithmetic depend on how many lanes are compiled side by side."""
+def _train_blocks(objective, pool, blocks, instances, keys, checkpoint, whole, x):
+    """Trains the first `blocks` i32[] blocks of `pool` entries: whole i32[8, entries], the `_Entries`, and
+    x f32[entries, d]. Returns the checkpoints and f64[3, entries]: loss, true loss, cost. One program for any
+    number of blocks, since the last bits of arithmetic depend on how many lanes are compiled side by side."""
     train = jax.vmap(partial(_train, objective))
 
     def block(i, done):
-        def part(a):
-            return jax.lax.dynamic_slice_in_dim(a, i * pool, pool)
+        def part(a, axis=0):
+            return jax.lax.dynamic_slice_in_dim(a, i * pool, pool, axis)
 
-        def put(a, b):
-            return jax.lax.dynamic_update_slice_in_dim(a, b, i * pool, 0)
+        def put(a, b, axis=0):
+            return jax.lax.dynamic_update_slice_in_dim(a, b, i * pool, axis)
 
-        before, e = jax.tree.map(part, (done[0], entries))
+        e = _Entries(*part(whole, 1))
         instance = jax.tree.map(lambda a: a[e.lane], instances)
-        key, fresh = keys[e.lane], e.source_row < 0
-        out = train(instance, key, before, fresh, e.trial, e.x, e.start, e.stop, e.first, e.until)
-        return jax.tree.map(put, done, out)
+        key, fresh, before = keys[e.lane], e.source_row < 0, jax.tree.map(part, done[0])
+        after, *real = train(
+            instance, key, before, fresh, e.trial, part(x), e.start, e.stop, e.first, e.until
+        )
+        return jax.tree.map(put, done[0], after), put(done[1], jnp.stack(real), 1)
 
-    zero = jnp.zeros(entries.lane.shape, jnp.float64)
-    return jax.lax.fori_loop(jnp.int32(0), blocks, block, (checkpoint, zero, zero, zero))
+    zero = jnp.zeros((3, whole.shape[1]), jnp.float64)
+    return jax.lax.fori_loop(jnp.int32(0), blocks, block, (checkpoint, zero))
 
 
 # Apart from training, so that its program does not depend on the size of a strategy's table.
@@ -209,7 +221,8 @@ class CompiledPlayer:
     ):
         strategy = factory(cube=cube, max_epoch=max_epoch, budget=budget)
         self.strategy = dataclasses.replace(strategy, cube=None)
-        self.lanes, self.select, self.watch, self.cube = len(seeds), select, watch, cube
+        self.lanes, self.select, self.watch = len(seeds), select, watch
+        self.cube = jax.tree.map(jnp.asarray, cube)
         self.staged = hasattr(strategy, "stage")
         self.program = programs(bool(getattr(strategy, "light", True))).turn
         self.width = width = block_width(len(seeds), int(getattr(strategy, "lanes", BLOCK)))
@@ -241,30 +254,29 @@ class CompiledPlayer:
                 out.append(None)
                 continue
 
-            def block(a, dtype, b=b):
-                return _pad(np.asarray(a[b], dtype), self.width)
-
-            told = Job(
-                *(block(a, t) for a, t in zip(tell, (np.int32, np.int32, np.float32, np.int32), strict=True))
-            )
-            back = Feedback(*(block(a, np.float64) for a in feedback))
-            job, recommended, self.states[i] = self.watch(
+            whole, real = np.zeros((5, self.width), np.int32), np.zeros((2, self.width))
+            size = len(go[b])
+            for row, a in zip(whole, (go, granted, tell.trial, tell.source, tell.until), strict=True):
+                row[:size], row[size:] = a[b], a[b][-1]
+            for row, a in zip(real, feedback, strict=True):
+                row[:size], row[size:] = a[b], a[b][-1]
+            asked, x, self.states[i] = self.watch(
                 self.program, self.strategy, stage, self.select, self.cube, self.ask_keys[i], self.states[i],
-                block(go, np.bool_), told, back, block(granted, np.uint32),
+                whole, _pad(tell.x[b], self.width), real,
             )  # fmt: skip
-            out.append((*job, recommended))
-        columns = [self._idle if o is None else [np.asarray(a) for a in o] for o in out]
-        trial, source, x, until, recommended = (
-            (c[0] if len(c) == 1 else np.concatenate(c))[: self.lanes] for c in zip(*columns, strict=True)
-        )
-        return Job(trial, source, x, until), recommended
+            out.append((np.asarray(asked), np.asarray(x)))
+        columns = [self._idle if o is None else o for o in out]
+        asked = columns[0][0] if len(columns) == 1 else np.concatenate([c[0] for c in columns], 1)
+        x = columns[0][1] if len(columns) == 1 else np.concatenate([c[1] for c in columns])
+        trial, source, until, recommended = asked[:, : self.lanes]
+        return Job(trial, source, x[: self.lanes], until), recommended
 
     @functools.cached_property
-    def _idle(self) -> list[np.ndarray]:
+    def _idle(self) -> tuple[np.ndarray, np.ndarray]:
         """What a block of lanes returns that takes no turn."""
-        none = np.full(self.width, NONE, np.int32)
+        asked = np.array([[NONE], [NONE], [0], [NONE]], np.int32)
         x = np.full((self.width, self.cube.kind.shape[-1]), 0.5, np.float32)
-        return [none, none, x, np.zeros(self.width, np.int32), none]
+        return np.broadcast_to(asked, (4, self.width)), x
 
 
 class CompiledTrainer:
@@ -333,31 +345,29 @@ class CompiledTrainer:
         size, blocks = self.most + self.pool, np.int32(-(-n // self.pool))
         stop = np.minimum(entries["until"], entries["start"] + self.chunk)
 
-        def pad(a, fill, dtype: Any = np.int32):
-            out = np.full((size, *a.shape[1:]), fill, dtype)
-            out[:n] = a
-            return out
-
-        e = _Entries(
-            lane=pad(entries["lane"] - b * self.width, 0),
-            trial=pad(entries["trial"], 0),
-            source_row=pad(entries["source_row"], NONE),
-            target_row=pad(entries["target_row"], self.rows),
-            x=pad(entries["x"], 0.5, np.float32),
-            start=pad(entries["start"], 0),
-            stop=pad(stop, 0),
-            first=pad(entries["first"], 0),
-            until=pad(entries["until"], 0),
+        whole, x = np.zeros((8, size), np.int32), np.full((size, entries["x"].shape[1]), 0.5, np.float32)
+        whole[2], whole[3], x[:n] = NONE, self.rows, entries["x"]
+        whole[:, :n] = _Entries(
+            lane=entries["lane"] - b * self.width,
+            trial=entries["trial"],
+            source_row=entries["source_row"],
+            target_row=entries["target_row"],
+            start=entries["start"],
+            stop=stop,
+            first=entries["first"],
+            until=entries["until"],
         )
+        lane, _, source_row, target_row = whole[:4]
         store = self.stores[b]
         memoryless = not jax.tree.leaves(store)
-        checkpoint = store if memoryless else self.watch(programs(True).gather, store, e.lane, e.source_row)
-        checkpoint, loss, true_loss, cost = self.watch(
-            self.program, self.objective, self.pool, blocks, self.instances[b], self.keys[b], checkpoint, e
-        )
+        checkpoint = store if memoryless else self.watch(programs(True).gather, store, lane, source_row)
+        checkpoint, real = self.watch(
+            self.program, self.objective, self.pool, blocks, self.instances[b], self.keys[b], checkpoint,
+            whole, x,
+        )  # fmt: skip
         if not memoryless:
-            self.stores[b] = self.watch(programs(True).scatter, store, e.lane, e.target_row, checkpoint)
-        loss, true_loss, cost = (np.asarray(a) for a in (loss, true_loss, cost))
+            self.stores[b] = self.watch(programs(True).scatter, store, lane, target_row, checkpoint)
+        loss, true_loss, cost = np.asarray(real)
         done = stop >= entries["until"]
         at = entries["lane"][done], entries["worker"][done]
         self.loss[at], self.true_loss[at] = loss[:n][done], true_loss[:n][done]
