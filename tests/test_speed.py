@@ -13,7 +13,7 @@ from bench.plots import colour
 from nearopt import catalogue
 from nearopt.catalogue import UserError
 from nearopt.commands import speed
-from nearopt.commands.speed import RACES, Row, Timed
+from nearopt.commands.speed import RACES, Race, Row, Timed, Timing
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -40,6 +40,12 @@ def test_words_replace_what_they_name_and_leave_the_rest():
     assert [(r.objective, r.peers) for r in races] == [
         ("branin", ("optuna_tpe,start=5",)), ("hartmann3", ("optuna_tpe,start=5",)),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["branin+discretised,levels=[4,0]", "[branin+discretised,levels=[4,0]]"])
+def test_a_list_ends_with_its_own_bracket_not_with_a_settings(text):
+    races, _ = speed.read([f"objective={text}", "strategy=gp"])
+    assert [race.objective for race in races] == ["branin+discretised,levels=[4,0]"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,44 @@ def test_regret_ten_times_lower_is_one_decade_and_a_floor_ends_it(tmp_path):
     # At the optimum: the floor, a millionth of a gap that on Branin's instances is 10 to 200.
     _, _, (mean, _, _) = speed.regrets(entry, [optimum] * 3, [optimum + 1] * 3, tmp_path / "a.parquet")
     assert -5.0 < mean < -3.7
+
+
+def test_a_run_that_never_had_a_finite_loss_is_infinitely_far(tmp_path):
+    entry, cache, far = catalogue.entry("objective", "branin"), tmp_path / "a.parquet", np.inf
+    for ours, peers, wanted in [([1.0, far], [2.0, 1.0], far), ([1.0, 1.0], [2.0, far], -far)]:
+        _, _, (mean, low, high) = speed.regrets(entry, ours, peers, cache)
+        assert mean == wanted and np.isnan(low) and np.isnan(high)
+    _, _, interval = speed.regrets(entry, [1.0, far], [1.0, far], cache)
+    assert interval == (0.0, 0.0, 0.0)
+
+
+def test_where_most_configurations_diverge_regrets_still_compare(tmp_path, monkeypatch):
+    entry = catalogue.entry("objective", "branin+infeasible,share=0.45+infeasible,share=0.45")
+    # 70 % diverge, so the median is infinite; 4,096 samples tell as well as 65,536.
+    monkeypatch.setattr("bench.reference.SAMPLES", 4096)
+    optimum = 0.39788735772973816
+    _, _, (mean, _, _) = speed.regrets(
+        entry, [optimum + 0.01] * 2, [optimum + 0.1] * 2, tmp_path / "a.parquet"
+    )
+    assert mean == pytest.approx(-1.0)
+
+
+def test_what_a_library_raises_or_a_missing_reference_costs_no_other_row(tmp_path, capsys):
+    def call(function, *arguments):
+        if function is speed.time_ours:
+            return Timing(8, 0.5, 0.5, 1.0, [1.0, 2.0])
+        if function is speed.regrets:
+            raise ValueError("no stored reference")
+        if arguments[1].name == "sobol":
+            raise RuntimeError("singular\nmatrix")
+        return Timing(2, 5.0, 5.0, float("nan"), [1.0, 2.0])
+
+    settings = {"peer_seeds": 2, "peer_seconds": 1.0}
+    race = Race("branin", 4, "random", ("sobol", "grid"))
+    ours, broken, other = speed.run_race(race, settings, tmp_path, call, lambda row: None)
+    assert ours.status == "measured" and broken.status == "not measured: RuntimeError: singular"
+    assert other.status == "measured" and other.ratio == 10.0 and other.compared == 0
+    assert "no regrets: no stored reference" in capsys.readouterr().err
 
 
 ROWS = [

@@ -23,6 +23,7 @@ import inspect
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -265,7 +266,9 @@ def regrets(
     objective: Entry, ours: list[float], peers: list[float], cache: Path
 ) -> tuple[float, float, tuple[float, float, float]]:
     """Median regret of ours and of the peer, and (mean, low, high) of the difference of log10 regret, over
-    the seeds 0, 1 ... that both ran."""
+    the seeds 0, 1 ... that both ran.
+
+    A run without a finite loss is infinitely far, two of them are equal; an infinite mean has no interval."""
     import numpy as np
 
     from bench.drive import instances_of
@@ -279,10 +282,17 @@ def regrets(
     instances = instances_of(range(n))
     goals = targets(reference_table(made, instances.tolist(), cache), made.scale).loc[instances]
     optimum = goals["optimum"].to_numpy(np.float64)
-    floor = FLOOR * (goals["median"].to_numpy(np.float64) - optimum)
+    # Where half of the random configurations diverge, the best tenth has to say how wide the gap is.
+    middle, tenth = (goals[name].to_numpy(np.float64) for name in ("median", "p=0.1"))
+    floor = FLOOR * (np.where(np.isfinite(middle), middle, tenth) - optimum)
     mine, other = np.array(ours[:n]) - optimum, np.array(peers[:n]) - optimum
-    decades = np.log10(np.maximum(mine, floor)) - np.log10(np.maximum(other, floor))
-    return float(np.median(mine)), float(np.median(other)), bootstrap_mean(decades)
+    with np.errstate(invalid="ignore"):
+        decades = np.log10(np.maximum(mine, floor)) - np.log10(np.maximum(other, floor))
+    decades = np.where(np.isinf(mine) & np.isinf(other), 0.0, decades)
+    # An infinity of either sign would be one of ours to `bootstrap_mean`.
+    finite = bool(np.isfinite(decades).all())
+    interval = bootstrap_mean(decades) if finite else (float(np.mean(decades)), np.nan, np.nan)
+    return float(np.median(mine)), float(np.median(other)), interval
 
 
 # The table ----------------------------------------------------------------------------------------------
@@ -392,7 +402,9 @@ def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
         given[key] = value
 
     def listed(text: str) -> tuple[str, ...]:
-        return tuple(catalogue.split(text.strip("[]")))
+        # Brackets around all of it; the last one may be a setting's.
+        whole = text.startswith("[") and text.endswith("]")
+        return tuple(catalogue.split(text[1:-1] if whole else text))
 
     grow: tuple[str, ...] = ()
     if "grow" in given:
@@ -433,6 +445,12 @@ def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
     }
 
 
+def _line(error: BaseException) -> str:
+    """An error in one line, with its type unless it was meant for the reader."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if isinstance(error, ValueError) and line else f"{type(error).__name__}: {line}"
+
+
 def run_race(
     race: Race, settings: dict[str, Any], folder: Path, call: Callable[..., Any], say: Callable[[Row], None]
 ) -> list[Row]:
@@ -464,15 +482,20 @@ def run_race(
                 row = replace(row, status=theirs)
             else:
                 row = replace(row, runs=theirs.runs, cpu_s=theirs.cpu_s, wall_s=theirs.wall_s)
-        except ValueError as error:
-            theirs, row = None, replace(row, status=f"not measured: {error}")
+        except Exception as error:  # a library raises what it likes: the other rows must not be lost
+            theirs, row = None, replace(row, status=f"not measured: {_line(error)}")
         if ours is not None and isinstance(theirs, Timing):
+            row = replace(row, ratio=theirs.cpu_s / ours.cpu_s)
             cache = folder / "reference" / f"{objective.label}.parquet"
-            mine, other, (mean, low, high) = call(regrets, objective, ours.final, theirs.final, cache)
-            row = replace(
-                row, ratio=theirs.cpu_s / ours.cpu_s, compared=min(len(ours.final), len(theirs.final)),
-                regret_ours=mine, regret=other, decades=mean, decades_low=low, decades_high=high,
-            )  # fmt: skip
+            try:
+                mine, other, (mean, low, high) = call(regrets, objective, ours.final, theirs.final, cache)
+            except ValueError as error:  # no reference: the times are what was asked for
+                print(f"nearopt: {objective.label}: no regrets: {_line(error)}", file=sys.stderr)
+            else:
+                row = replace(
+                    row, compared=min(len(ours.final), len(theirs.final)), regret_ours=mine, regret=other,
+                    decades=mean, decades_low=low, decades_high=high,
+                )  # fmt: skip
         rows.append(row)
         say(row)
     return rows
