@@ -182,7 +182,7 @@ def test_map_objective_is_the_density_and_its_gradient_the_differences():
     constant = weights @ y[:n] / weights.sum()
     density = multivariate_normal(np.full(n, constant), covariance).logpdf(y[:n])
     density += lognorm(np.sqrt(3), scale=np.exp(np.sqrt(2) + 0.5 * np.log(3))).logpdf(lengths).sum()
-    density += lognorm(2.0, scale=np.exp(-6)).logpdf(noise)
+    density += lognorm(2.0, scale=np.exp(-5)).logpdf(noise)
     # Equal up to the constants of the densities: 12 normals, 3 lengths of variance 3, 1 noise of variance 4.
     constants = 0.5 * (12 + 3 + 1) * np.log(2 * np.pi) + 1.5 * np.log(3) + 0.5 * np.log(4)
     # scipy's value over the median: log(x / scale); the densities' 1/x is the + theta of the prior.
