@@ -220,9 +220,12 @@ def prior_of_trace(
     )
 
 
-def with_prior(factory: Callable[..., Any], prior: Prior | None, lanes: int) -> Callable[..., Any]:
+def with_prior(
+    factory: Callable[..., Any], prior: Prior | None, lanes: int, max_epoch: int
+) -> Callable[..., Any]:
     """The factory of strategies that know how many trials they will be told of first. Raises ValueError for
-    one that cannot be told of any, or a prior of other than `lanes` lanes."""
+    one that cannot be told of any, for a prior of other than `lanes` lanes and for one of partial trainings,
+    which no strategy that takes a prior could tell from full ones."""
     if prior is None:
         return factory
     if len(prior.loss) != lanes:
@@ -233,6 +236,9 @@ def with_prior(factory: Callable[..., Any], prior: Prior | None, lanes: int) -> 
         raise ValueError(
             "this strategy cannot be told trials made elsewhere: it has no setting prior_trials"
         ) from None
+    if (np.asarray(prior.until) != max_epoch).any():
+        least = np.min(prior.until)
+        raise ValueError(f"the prior's trials must be trained to epoch {max_epoch}, got {least}")
     return partial(factory, prior_trials=prior.trials)
 
 

@@ -340,7 +340,7 @@ def run(
     cube = objective.space.cube()
     if prior is not None and debug:
         prior = jax.tree.map(lambda a: a[:1], prior)
-    factory = with_prior(factory, prior, len(seeds))
+    factory = with_prior(factory, prior, len(seeds), objective.max_epoch)
     settings: dict[str, Any] = dict(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     frames, errors = [], []
     with contextlib.ExitStack() as stack:

@@ -318,8 +318,11 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
     charge = (np.asarray(trace["until"]) - np.asarray(trace["start"]))[order].astype(np.int64)
     cumulated = np.cumsum(charge)
     cumulated -= np.repeat(cumulated[first] - charge[first], jobs)
+    known_until = np.full(len(seeds), np.inf)  # later, a cut run's strategy knows of jobs beyond the cut
     if epochs is not None:
         fits = cumulated <= epochs
+        beyond = np.searchsorted(seeds, seed[order[~fits]])
+        np.minimum.at(known_until, beyond, np.asarray(trace["finished"], np.float64)[order[~fits]])
         order, charge, cumulated = order[fits], charge[fits], cumulated[fits]
     row = np.searchsorted(seeds, seed[order])
     count = np.bincount(row, minlength=len(seeds))
@@ -348,9 +351,9 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
             n = int(count[i])
             spent[i, :n] = np.maximum(spent[i, :n], granted[before])
     recommended = np.full(len(seeds), np.nan)
-    last = np.maximum(count - 1, 0)
+    last = (matrix(finished, np.nan, np.float64) <= known_until[:, None]).sum(1) - 1
     said = matrix(np.asarray(trace["recommended_true_loss"])[order].astype(np.float64), np.nan, np.float64)
-    recommended[:] = said[np.arange(len(seeds)), last]
+    recommended[:] = np.where(last >= 0, said[np.arange(len(seeds)), np.maximum(last, 0)], np.nan)
     return Runs(
         seeds=seeds,
         instance=np.asarray(trace["instance"])[np.lexsort((job, seed))][first].astype(np.int64),

@@ -413,7 +413,7 @@ def simulate(
     lanes = np.asarray(list(seeds), np.int64)
     instances = instances_of(lanes, first_instance, seeds_per_instance)
     cube = objective.space.cube()
-    factory = with_prior(factory, prior, len(lanes))
+    factory = with_prior(factory, prior, len(lanes), objective.max_epoch)
     strategy = factory(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     applicable(strategy, objective)
     cluster = make_cluster(strategy, objective, len(lanes), workers, budget)

@@ -236,3 +236,12 @@ def test_median_interval_has_exact_ranks():
     assert (middle[0], low[0], high[0]) == (32.5, rank, 65 - rank)
     assert np.isnan(stats.median_interval(values[:5])[1]).all()
     assert stats.median_interval(np.full((8, 1), np.inf))[0][0] == np.inf
+
+
+def test_a_cut_run_recommends_only_what_it_knew():
+    """Two workers: job 1 runs long, and job 2, beyond the cut, is told before it."""
+    rows = [(0, 3, 5.0, 5.0, 0, 3), (0, 9, 4.0, 4.0, 0, 9), (0, 3, 3.0, 3.0, 3, 6)]
+    told = {**trace(rows), "recommended_true_loss": np.array([5.0, 3.0, 3.0])}
+    assert metrics.runs_of(told).recommended.tolist() == [3.0]
+    assert metrics.runs_of(told, epochs=12).recommended.tolist() == [5.0]
+    assert np.isnan(metrics.runs_of(told, epochs=2).recommended).all()

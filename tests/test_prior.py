@@ -11,6 +11,7 @@ from bench.drive import Prior, prior_of_configs, prior_of_trace
 from bench.space import Choice, Float, Space
 from strategies.gp import GP
 from strategies.random_search import RandomSearch
+from surrogates.curves import Curves
 from surrogates.functions import Function
 
 
@@ -54,3 +55,9 @@ def test_a_prior_from_a_list():
             driver(RandomSearch, objective, seeds=range(3), budget=2, prior=prior)
         with pytest.raises(ValueError, match="must have one row a seed, 2, got 3"):
             driver(GP, objective, seeds=range(2), budget=2, prior=prior)
+
+
+def test_partial_trainings_are_refused():
+    prior = prior_of_configs(Curves().space, [{}], [0.5], max_epoch=27)
+    with pytest.raises(ValueError, match="must be trained to epoch 81, got 27"):
+        simulate.simulate(partial(GP), Curves(), seeds=[0], budget=2, prior=prior)
