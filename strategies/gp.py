@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import qmc
 
 from bench.protocols import NONE, Feedback, Job
 from bench.space import UNORDERED, Cube
@@ -84,8 +85,6 @@ def block(rows: int) -> int:
 @lru_cache
 def _lattice(n: int, width: int) -> np.ndarray:
     """Sobol points, f32[n, width]."""
-    from scipy.stats import qmc
-
     return qmc.Sobol(width, scramble=False).random(n).astype(np.float32)
 
 
