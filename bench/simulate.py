@@ -36,7 +36,7 @@ from bench.drive import (
 from bench.protocols import NONE, Feedback, Job
 
 BLOCK = 64  # lanes of one program: the last bits of batched linear algebra depend on how many there are
-WIDE = (BLOCK, 4 * BLOCK, 16 * BLOCK)  # for programs that are elementwise over lanes, which says `lanes`
+WIDE = (BLOCK, 4 * BLOCK, 16 * BLOCK)  # lanes of a training table, and of a strategy that says `lanes`
 
 
 # What goes to and from the programs at each turn is packed into few arrays: handing one over takes as long as
