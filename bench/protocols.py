@@ -28,6 +28,11 @@ class MissingExtra(ImportError, ValueError):
     """A setting needs a library that is not installed; the message names the extra that brings it."""
 
 
+class MissingData(ValueError):
+    """A setting needs a file that is not there; the message names the file, where to get it and the setting
+    that names its folder."""
+
+
 class Job(NamedTuple):
     """One slice of training.
 
