@@ -8,17 +8,18 @@ simulating a step.
 
 What an objective needs beyond the paper, and what was chosen:
 
-- An epoch is a fixed number of examples (`examples`) at a constant rate, that is examples/B steps, a power
-  of two whose map is found by doubling. 81 epochs of 16,384 are the paper's range, 1.3 million in all.
+- An epoch is a fixed number of examples (`examples`) at a constant rate, that is examples/B steps, whose map
+  is found by doubling. 81 epochs of 16,384 are the paper's range, 1.3 million in all.
 - 24 weighted eigenvalues stand for 10^4: the first eight as they are, for the others Gauss-Legendre nodes in
   log i. The loss differs from the exact spectrum's by less than 1e-3, which the tests hold it to.
 - Instances differ (`vary`): the spectrum decays as i^-.8 to i^-1.2; its scale, and with it the rate that
   diverges, moves by a factor of 3 either way, the noise by one of 4; training starts at E theta^2 = i^-.2 to
   i^.2. With `vary` false each is the paper's.
 - Moments are float64, as the losses are: far from the noise floor they are sums of terms that cancel.
-- The rate's schedule rises linearly (`warmup`, a share of max_epoch), then falls to `final_rate` times its
-  top as a power of the time left, read at the middle of an epoch. It is chosen once, with max_epoch as
-  horizon; `learning_rate`, which may change during training, multiplies it.
+- The rate follows a `schedule` whose hyperparameters are axes of the space (see `schedules`). Its shape is
+  chosen once, with max_epoch as horizon; `learning_rate`, which may change during training, multiplies it.
+  Instances know nothing of it: index by index they are the same under every schedule, so that losses compare
+  across schedules, and so is `optimum_dynamic`, the best that free rates can do.
 - An unstable quadratic only grows, where a network's weights would be lost: a loss above DIVERGED times that
   of fresh weights is infinite, and so are the moments, from then on.
 
@@ -42,6 +43,7 @@ import numpy as np
 
 from bench.protocols import Reference
 from bench.space import Choice, Float, Space
+from surrogates import schedules
 
 EIGENVALUES = 10_000
 SINGLE, NODES = 8, 16  # eigenvalues kept one by one, and nodes that stand for all others
@@ -54,6 +56,7 @@ UPDATE = 64  # examples that take as long as one update of the weights, whatever
 POPULATION, GENERATIONS = 64, 150
 DESCENT, STRIDE = 300, 0.2
 FREE_BATCH = BATCHES.index(64)
+LEAST_RATE = 1e-7  # of the sequences looked at: a schedule may go far below the least learning rate
 
 
 class Instance(NamedTuple):
@@ -100,10 +103,17 @@ def expected_loss(instance: Instance, moments: Moments) -> jax.Array:
 
 
 def train_steps(
-    instance: Instance, moments: Moments, rate: Any, momentum: Any, batch: Any, doublings: Any, most: int
+    instance: Instance,
+    moments: Moments,
+    rate: Any,
+    momentum: Any,
+    batch: Any,
+    doublings: Any,
+    most: int,
+    times: int = 1,
 ) -> Moments:
-    """The moments after 2^doublings steps of constant rate, momentum and batch size; doublings i32[] is at
-    most the static `most`.
+    """The moments after times 2^doublings steps of constant rate, momentum and batch size; doublings i32[] is
+    at most the static `most`, and `times` is static too.
 
     A step maps (theta, v) by M = [[1-x, mu], [-x, mu]], x = rate h, and adds the variance q = rate^2 noise /
     batch to all three moments. Hence the matrix of moments S becomes S* + M^k (S - S*) (M^k)^T after k steps,
@@ -111,12 +121,19 @@ def train_steps(
     x = rate * instance.curvature
     trace = 1.0 + momentum - x
 
-    def double(i, power):
-        p, r = power
-        more = i < doublings
-        return jnp.where(more, p * (p * trace + 2.0 * r), p), jnp.where(more, r * r - momentum * p * p, r)
+    def double(p, r):
+        return p * (p * trace + 2.0 * r), r * r - momentum * p * p
 
-    p, r = jax.lax.fori_loop(0, most, double, (jnp.ones_like(x), jnp.zeros_like(x)))
+    def maybe(i, power):
+        more = i < doublings
+        return tuple(jnp.where(more, a, b) for a, b in zip(double(*power), power, strict=True))
+
+    p, r = jnp.ones_like(x), jnp.zeros_like(x)
+    for bit in f"{times:b}"[1:]:
+        p, r = double(p, r)
+        if bit == "1":
+            p, r = p * trace + r, -momentum * p
+    p, r = jax.lax.fori_loop(0, most, maybe, (p, r))
     a, b = p * (1.0 - x) + r, p * momentum
     c, d = -p * x, p * momentum + r
     # At the fixed point E theta v = E v^2 / 2 and x E theta^2 = (1 + mu) E v^2 / 2; unit = x E v^2 / (2 x^2).
@@ -135,9 +152,10 @@ def train_steps(
 class NoisyQuadratic:
     """SGD with momentum on a noisy quadratic; the checkpoint is the weights' second moments.
 
-    `max_epoch` epochs of `examples` examples, a power of two · `noise`: relative standard deviation of the
-    told loss, drawn anew each epoch (the model's own loss is an expectation, and the true loss is that) ·
-    `vary`: instances differ (see the module).
+    `max_epoch` epochs of `examples` examples, a multiple of every batch size · `schedule`: constant, cosine,
+    linear, step, power or piecewise, with so many `pieces` · `batch`, `momentum`: fixed; null: an axis of the
+    space · `noise`: relative standard deviation of the told loss, drawn anew each epoch (the model's own loss
+    is an expectation, and the true loss is that) · `vary`: instances differ (see the module).
 
     Rate, momentum and batch size may change during training, the schedule's shape may not. Momentum's axis is
     one minus it, on whose log scale 0, .9 and .99 are evenly spaced and which multiplies as rates do."""
@@ -145,6 +163,10 @@ class NoisyQuadratic:
     name: str = "noisy_quadratic"
     max_epoch: int = 81
     examples: int = 16384
+    schedule: str = "power"
+    pieces: int = 5
+    batch: int | None = None
+    momentum: float | None = None
     noise: float = 0.01
     vary: bool = True
 
@@ -157,28 +179,45 @@ class NoisyQuadratic:
     def __post_init__(self):
         if self.max_epoch < 1:
             raise ValueError(f"max_epoch must be at least 1, got {self.max_epoch}")
-        if self.examples < BATCHES[-1] or self.examples & (self.examples - 1):
-            raise ValueError(f"examples must be a power of two, {BATCHES[-1]} or more, got {self.examples}")
+        schedules.check_schedule(self.schedule, self.pieces)
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch must be null or at least 1, got {self.batch}")
+        largest = self.batch or BATCHES[-1]
+        if self.examples < 1 or self.examples % largest:
+            raise ValueError(f"examples must be a multiple of the batch size {largest}, got {self.examples}")
+        if self.momentum is not None and not 0 <= self.momentum <= 0.99:
+            raise ValueError(f"momentum must be null or lie in [0, .99], got {self.momentum}")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
 
     @property
     def space(self) -> Space:
-        return Space(
-            {
-                "learning_rate": Float(1e-3, 10.0, 0.1, log=True, change=True, role="rate"),
-                "one_minus_momentum": Float(0.01, 1.0, 0.1, log=True, change=True),
-                "batch_size": Choice(BATCHES, 128, ordered=True, change=True, role="batch"),
-                "warmup": Float(0.0, 0.3, 0.05, role="schedule"),
-                "decay_power": Float(0.25, 4.0, 1.0, log=True, role="schedule"),
-                "final_rate": Float(1e-3, 1.0, 0.01, log=True, role="schedule"),
-            }
-        )
+        axes: dict[str, Any] = dict(schedules.rate_axes(self.schedule, self.pieces, 1e-3, 10.0, 0.1))
+        if self.momentum is None:
+            axes["one_minus_momentum"] = Float(0.01, 1.0, 0.1, log=True, change=True)
+        if self.batch is None:
+            axes["batch_size"] = Choice(BATCHES, 128, ordered=True, change=True, role="batch")
+        return Space(axes | schedules.shape_axes(self.schedule))
 
     @property
-    def _most(self) -> int:
-        """Doublings that make an epoch of the smallest batch."""
-        return (self.examples // BATCHES[0]).bit_length() - 1
+    def _least_steps(self) -> tuple[int, int]:
+        """(odd, n): steps in an epoch of the largest batch are odd 2^n."""
+        steps = self.examples // (self.batch or BATCHES[-1])
+        twos = (steps & -steps).bit_length() - 1
+        return steps >> twos, twos
+
+    def _size(self, index: Any) -> jax.Array:
+        """Examples in a batch f64[]; index i32[] of the batch size, unused where it is fixed."""
+        if self.batch is not None:
+            return jnp.float64(self.batch)
+        return jnp.asarray(BATCHES, jnp.float64)[index]
+
+    def _values(self, hp: Mapping) -> dict[str, jax.Array]:
+        """Hyperparameters in float64, with those that are fixed."""
+        values = {name: v if name == "batch_size" else v.astype(jnp.float64) for name, v in hp.items()}
+        if self.momentum is not None:
+            values["one_minus_momentum"] = jnp.float64(1.0 - self.momentum)
+        return {"batch_size": jnp.int32(0)} | values
 
     def draw(self, key: jax.Array) -> Instance:
         if not self.vary:
@@ -194,26 +233,25 @@ class NoisyQuadratic:
         self, instance: Instance, key: jax.Array, hp: Mapping, start: jax.Array, until: jax.Array
     ) -> jax.Array:
         """f64[]: SECONDS an example, and UPDATE examples' time an update."""
-        updates = self.examples / jnp.asarray(BATCHES, jnp.float64)[hp["batch_size"]]
+        updates = self.examples / self._size(hp.get("batch_size"))
         return (until - start).astype(jnp.float64) * SECONDS * (self.examples + UPDATE * updates)
 
-    def multiplier(self, hp: Mapping, epoch: jax.Array) -> jax.Array:
-        """What the schedule multiplies the learning rate by in an epoch, the first being 0: in (0, 1]."""
-        time = (epoch + 0.5) / self.max_epoch
-        rise = jnp.minimum(time / jnp.maximum(hp["warmup"], 1e-9), 1.0)
-        left = jnp.minimum((1.0 - time) / (1.0 - hp["warmup"]), 1.0)
-        return rise * (hp["final_rate"] + (1.0 - hp["final_rate"]) * left ** hp["decay_power"])
+    def rate(self, hp: Mapping, epoch: jax.Array) -> jax.Array:
+        """The learning rate f64[] in an epoch f64[], the first being 0."""
+        return schedules.learning_rate(self.schedule, self.pieces, hp, (epoch + 0.5) / self.max_epoch)
 
     def _epoch(self, instance: Instance, moments: Moments, rate, one_minus_momentum, index) -> Moments:
         """One epoch at a constant rate; index i32[] of the batch size."""
-        size = jnp.asarray(BATCHES, jnp.float64)[index]
+        odd, twos = self._least_steps
+        largest = len(BATCHES) - 1 if self.batch is None else 0
         return train_steps(
-            instance, moments, rate, 1.0 - one_minus_momentum, size, self._most - index, self._most
-        )
+            instance, moments, rate, 1.0 - one_minus_momentum, self._size(index),
+            twos + largest - index, twos + largest, odd,
+        )  # fmt: skip
 
     def _scheduled(self, instance: Instance, hp: Mapping, epoch: jax.Array, moments: Moments):
         """The moments after an epoch of a configuration (f64), infinite once it has diverged; its loss."""
-        rate = hp["learning_rate"] * self.multiplier(hp, epoch.astype(jnp.float64))
+        rate = self.rate(hp, epoch.astype(jnp.float64))
         after = self._epoch(instance, moments, rate, hp["one_minus_momentum"], hp["batch_size"])
         loss, fresh = expected_loss(instance, after), self.init(instance, epoch)
         sound = loss < DIVERGED * expected_loss(instance, fresh)  # false for nan
@@ -228,7 +266,7 @@ class NoisyQuadratic:
         start: jax.Array,
         until: jax.Array,
     ) -> tuple[Moments, jax.Array, jax.Array]:
-        hp = {name: v if name == "batch_size" else v.astype(jnp.float64) for name, v in hp.items()}
+        hp = self._values(hp)
         moments = jax.lax.fori_loop(
             start, until, lambda e, m: self._scheduled(instance, hp, e, m)[0], checkpoint
         )
@@ -242,8 +280,8 @@ class NoisyQuadratic:
 
     def range_test(self, instance: Instance, key: jax.Array, hp: Mapping, rates: jax.Array) -> jax.Array:
         """Losses f32[steps], each before the step: one at each of rates f32[steps], which grow."""
-        size = jnp.asarray(BATCHES, jnp.float64)[hp["batch_size"]]
-        momentum = 1.0 - hp["one_minus_momentum"].astype(jnp.float64)
+        hp = self._values(hp)
+        size, momentum = self._size(hp["batch_size"]), 1.0 - hp["one_minus_momentum"]
 
         def step(moments, rate):
             after = train_steps(instance, moments, rate, momentum, size, 0, 0)
@@ -266,8 +304,7 @@ class NoisyQuadratic:
         clipped to it because schedules are best at its faces. The loss is the lowest after any epoch."""
 
         def loss(x):
-            hp = self.space.decode_array(x)
-            hp = {name: v if name == "batch_size" else v.astype(jnp.float64) for name, v in hp.items()}
+            hp = self._values(self.space.decode_array(x))
 
             def epoch(e, carry):
                 moments, after = self._scheduled(instance, hp, jnp.asarray(e), carry[0])
@@ -295,19 +332,24 @@ class NoisyQuadratic:
         return jnp.min(jax.lax.fori_loop(0, GENERATIONS, generation, (x, losses(x)))[1])
 
     def _best_sequence(self, instance: Instance) -> jax.Array:
-        """Lowest loss at max_epoch over rate and momentum of each epoch, at the batch size FREE_BATCH: Adam
-        in their logarithms. On instances tried, no other batch size, nor a change of it in each epoch, does
-        better by .1 %."""
-        axes = self.space.axes
-        names = ("learning_rate", "one_minus_momentum")
-        low, high = (np.array(edge) for edge in zip(*(axes[name].edges for name in names), strict=True))
+        """Lowest loss at max_epoch over rate and momentum of each epoch, at the batch size FREE_BATCH where
+        it is not fixed: Adam in their logarithms. On instances tried, no other batch size, nor a change of it
+        in each epoch, does better by .1 %."""
+        rest = Float(0.01, 1.0).edges if self.momentum is None else (1.0 - self.momentum,) * 2
+        low, high = (np.log([rate, edge]) for rate, edge in zip((LEAST_RATE, 10.0), rest, strict=True))
+        index = FREE_BATCH if self.batch is None else 0
+
+        def inside(z):
+            # Kept stable: gradients are not finite far beyond. To go there for a while and be repaired later
+            # gains .3 % where an epoch has eight steps, and nothing where it has hundreds.
+            z = jnp.clip(z, low, high)
+            border = jnp.log(1.9999 * (2.0 - jnp.exp(z[:, 1])) / instance.curvature[0])
+            return z.at[:, 0].min(border)
 
         def log_loss(z):
             def epoch(moments, z):
                 rate, rest = jnp.exp(z)
-                # Kept stable: beyond lies nothing but growth, and gradients that are not finite.
-                rate = jnp.minimum(rate, 1.98 * (2.0 - rest) / instance.curvature[0])
-                return self._epoch(instance, moments, rate, rest, FREE_BATCH), None
+                return self._epoch(instance, moments, rate, rest, index), None
 
             moments, _ = jax.lax.scan(epoch, self.init(instance, z), z)
             return jnp.log(expected_loss(instance, moments))
@@ -319,11 +361,11 @@ class NoisyQuadratic:
             mean, square = 0.9 * mean + 0.1 * slope, 0.98 * square + 0.02 * slope**2
             mean_now, square_now = mean / (1 - 0.9 ** (i + 1)), square / (1 - 0.98 ** (i + 1))
             z = z - STRIDE * (1.0 - i / DESCENT) * mean_now / (jnp.sqrt(square_now) + 1e-8)
-            return jnp.clip(z, low, high), mean, square, jnp.fmin(best, value)
+            return inside(z), mean, square, jnp.fmin(best, value)
 
         # A rate that falls by e^3, from a quarter of the largest stable one; momentum .7.
         time = jnp.linspace(0.0, 1.0, self.max_epoch, dtype=jnp.float64)
         rate = jnp.log(0.5 / instance.curvature[0]) - 3.0 * time
-        z = jnp.clip(jnp.stack([rate, jnp.full_like(rate, math.log(0.3))], -1), low, high)
+        z = inside(jnp.stack([rate, jnp.full_like(rate, math.log(0.3))], -1))
         state = z, jnp.zeros_like(z), jnp.zeros_like(z), jnp.float64(jnp.inf)
         return jnp.exp(jax.lax.fori_loop(0, DESCENT, descend, state)[3])

@@ -176,6 +176,19 @@ def test_final_loss_of_the_best_constant_and_the_best_cosine(batch, steps, const
     assert float(jnp.nanmin(losses)) == pytest.approx(cosine, rel=0.022)  # of two digits
 
 
+@pytest.mark.parametrize(
+    ("batch", "steps", "best", "digit"),
+    [(16, 20_000, 0.0262, 5e-5), (1024, 20_000, 0.0008, 5e-5), (64, 5_000, 0.056, 5e-4)],
+)
+def test_final_loss_of_the_best_fifty_rates(batch, steps, best, digit):
+    """The three regimes as settings, an epoch a piece: to 1 % or the last digit printed."""
+    objective = NoisyQuadratic(
+        max_epoch=50, examples=batch * steps // 50, batch=batch, momentum=0.0, vary=False
+    )
+    found = float(jax.jit(objective._best_sequence)(spectrum()))
+    assert found == pytest.approx(best, rel=0.01, abs=digit)
+
+
 @pytest.mark.parametrize("hp", [{}, {"learning_rate": 0.5, "batch_size": 2048}, {"batch_size": 8}])
 def test_weighted_eigenvalues_stand_for_all(hp):
     """Through whole trainings, at the extremes of what instances draw: within 1e-3."""
@@ -190,13 +203,54 @@ def test_weighted_eigenvalues_stand_for_all(hp):
 
 
 def test_schedule_has_its_horizon_at_max_epoch():
-    hp = {"warmup": 0.2, "decay_power": 2.0, "final_rate": 0.1}
-    got = jax.vmap(lambda e: PLAIN.multiplier(hp, e))(jnp.arange(81.0))
+    hp = {"learning_rate": 2.0, "warmup": 0.2, "decay_power": 2.0, "final_rate": 0.1}
+    got = jax.vmap(lambda e: PLAIN.rate(hp, e))(jnp.arange(81.0))
     t = (np.arange(81) + 0.5) / 81
-    want = np.where(t < 0.2, t / 0.2, 0.1 + 0.9 * ((1 - t) / 0.8) ** 2)
+    want = 2 * np.where(t < 0.2, t / 0.2, 0.1 + 0.9 * ((1 - t) / 0.8) ** 2)
     np.testing.assert_allclose(got, want, rtol=1e-12)
-    none = PLAIN.multiplier({"warmup": 0.0, "decay_power": 1.0, "final_rate": 1.0}, jnp.float64(40))
-    assert float(none) == 1.0
+
+
+def test_schedules_that_say_the_same_train_alike_on_the_same_instance():
+    """A constant rate, as each schedule can say it; and what is fixed is as what is chosen."""
+    flat = {
+        "constant": {},
+        "cosine": {"warmup": 0.0, "final_rate": 1.0},
+        "step": {"warmup": 0.0, "drop": 1.0},
+        "piecewise": {f"rate_{k}": 0.3 for k in range(5)},
+    }
+    losses = []
+    for schedule, hp in flat.items():
+        objective = NoisyQuadratic(max_epoch=8, noise=0.0, schedule=schedule)
+        rate = {} if schedule == "piecewise" else {"learning_rate": 0.3}
+        instance = objective.draw(instance_key(jnp.uint32(1001)))
+        losses.append(float(train(objective, instance, hp | rate | {"batch_size": 64}, 8)[2]))
+    fixed = NoisyQuadratic(max_epoch=8, noise=0.0, schedule="constant", batch=64, momentum=0.9)
+    assert fixed.space.names == ["learning_rate"]
+    losses.append(
+        float(train(fixed, fixed.draw(instance_key(jnp.uint32(1001))), {"learning_rate": 0.3}, 8)[2])
+    )
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+def test_any_number_of_steps_makes_an_epoch():
+    """25 times 2^2 steps at once against one after the other, in both regimes of the eigenvalues' map."""
+    instance = spectrum()
+    for momentum in (0.0, 0.9):
+        at_once = train_steps(instance, start(instance), 0.4, momentum, 16.0, 2, 3, 25)
+
+        def step(i, moments, momentum=momentum):
+            return train_steps(instance, moments, 0.4, momentum, 16.0, 0, 0)
+
+        singly = jax.lax.fori_loop(0, 100, step, start(instance))
+        for a, b in zip(at_once, singly, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-14)
+    objective = NoisyQuadratic(
+        batch=16, examples=6400, noise=0.0, vary=False, schedule="constant", momentum=0.0
+    )
+    loss = train(objective, instance, {"learning_rate": 0.05}, 50)[2]
+    assert float(loss) == pytest.approx(
+        float(loss_after(instance, jnp.int64(20_000), 0.05, 0.0, 16.0)), rel=1e-5
+    )
 
 
 def test_slices_agree_and_a_changed_rate_multiplies_the_schedule():
@@ -212,7 +266,8 @@ def test_slices_agree_and_a_changed_rate_multiplies_the_schedule():
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(rest), strict=True):
         np.testing.assert_array_equal(a, b)
     after, _, true_loss = train(objective, instance, second, 31, half[0], 30)
-    share = objective.multiplier({"warmup": 0.05, "decay_power": 1.0, "final_rate": 0.01}, jnp.float64(30))
+    shape = {"warmup": 0.05, "decay_power": 1.0, "final_rate": 0.01}
+    share = objective.rate({"learning_rate": 1.0} | shape, jnp.float64(30))
     by_hand = train_steps(instance, half[0], 0.02 * share, 0.5, 32.0, 9, 9)
     np.testing.assert_allclose(after.theta, by_hand.theta, rtol=1e-5)
     assert float(true_loss) == pytest.approx(float(expected_loss(instance, by_hand)), rel=1e-5)
@@ -309,7 +364,7 @@ def best_constant(objective, instance, batch, tries, seed):
         hp = objective.space.decode_array(point) | {"batch_size": jnp.int32(BATCHES.index(batch))}
 
         def epoch(moments, e):
-            rate = hp["learning_rate"] * objective.multiplier(hp, e)
+            rate = objective.rate(hp, e)
             steps = objective.examples // batch
             return train_steps(
                 instance,
@@ -376,6 +431,48 @@ def test_no_independent_optimiser_undercuts_the_reference():
     assert 0.99 < found / stored["optimum_dynamic"] < 1.02
 
 
+@pytest.mark.parametrize("schedule", ["constant", "step", "piecewise"])
+def test_nothing_goes_below_the_optima(schedule):
+    """Random configurations, and random changes of what may change: half start from the former's best."""
+    objective = NoisyQuadratic(max_epoch=12, noise=0.0, schedule=schedule, pieces=3)
+    instance = objective.draw(instance_key(jnp.uint32(1002)))
+    static, dynamic = objective.reference(instance)
+    rng = np.random.default_rng(3)
+    change = objective.space.cube().change
+
+    @jax.jit
+    @jax.vmap
+    def after(xs):
+        def epoch(moments, x):
+            hp = objective.space.decode_array(x[1:])
+            e = x[0].astype(jnp.int32)
+            moments, _, loss = objective.train(instance, KEY, moments, hp, e, e + 1)
+            return moments, loss
+
+        epochs = jnp.arange(12, dtype=jnp.float32)[:, None]
+        start = objective.init(instance, KEY)
+        return jnp.min(jax.lax.scan(epoch, start, jnp.concatenate([epochs, xs], 1))[1])
+
+    x = rng.random((2048, 1, len(change)), dtype=np.float32)
+    losses = np.asarray(after(np.repeat(x, 12, 1)))
+    assert static * (1 - 1e-6) < np.nanmin(losses) < 3 * static
+    good = x[np.argsort(losses)[:1024]]
+    wander = np.where(change, np.cumsum(rng.normal(0, 0.1, (2, 1024, 12, len(change))), 2), 0)
+    changed = np.clip(np.concatenate(good + wander), 0, 1).astype(np.float32)
+    losses = np.asarray(after(changed))
+    assert dynamic * (1 - 1e-3) < np.nanmin(losses) < 3 * dynamic
+    assert dynamic < static
+
+
+def test_the_dynamic_optimum_knows_nothing_of_the_schedule():
+    found = []
+    for schedule in ("constant", "cosine"):
+        objective = NoisyQuadratic(max_epoch=12, schedule=schedule)
+        found.append(objective.reference(objective.draw(instance_key(jnp.uint32(1002)))))
+    assert float(found[0].optimum_dynamic) == pytest.approx(float(found[1].optimum_dynamic), rel=1e-6)
+    assert found[1].optimum_static < found[0].optimum_static
+
+
 def test_stored_references_are_in_order():
     objective = NoisyQuadratic()
     table = reference_table(objective, range(1000, 1064))
@@ -398,9 +495,19 @@ def test_the_reference_is_remade_alike_and_larger_searches_find_no_more(monkeypa
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_epoch": 0}, {"examples": 3000}, {"examples": 1024}, {"noise": -0.1}]
+    "settings",
+    [
+        {"max_epoch": 0},
+        {"examples": 3000},
+        {"examples": 1024},
+        {"noise": -0.1},
+        {"pieces": 1},
+        {"batch": 0},
+        {"momentum": 1.0},
+        {"schedule": "cosin"},
+    ],
 )
 def test_bad_settings_name_themselves(settings):
     name, value = next(iter(settings.items()))
-    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must .*got {value!r}"):
         NoisyQuadratic(**settings)
