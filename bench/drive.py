@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from bench.cluster import Cluster
+from bench.cluster import COST, FINISH, JOB, SOURCE, START, STARTED, TRIAL, UNTIL, Cluster
 from bench.protocols import NONE, Feedback, Job, budget_epochs, lacking
 from bench.space import Space
 
@@ -56,7 +56,11 @@ class NotApplicable(ValueError):
 
 
 class Player(Protocol):
-    """Strategies of all lanes. `recommends` says whether `turn` returns recommended trials."""
+    """Strategies of all lanes. `staged`: whether `stage` has something to say; `recommends`: whether `turn`
+    returns recommended trials."""
+
+    staged: bool
+    recommends: bool
 
     def turn(
         self, go: np.ndarray, tell: Job, feedback: Feedback, granted: np.ndarray
@@ -71,14 +75,13 @@ class Player(Protocol):
 
 
 class Trainer(Protocol):
-    """Trains slices for all lanes; results are kept at [lane, worker]."""
+    """Trains slices for all lanes; what they gave is kept at the job's place in the cluster."""
 
-    ready: np.ndarray  # bool[lanes, workers]
-    loss: np.ndarray  # f64[lanes, workers]
-    true_loss: np.ndarray
-    failed: np.ndarray  # bool[lanes, workers]: the program raised
+    ready: np.ndarray  # bool[places]
+    result: np.ndarray  # f64[places, 2]: loss, true loss
+    failed: np.ndarray  # bool[places]: the program raised
 
-    def submit(self, cluster: Cluster, lanes: np.ndarray, workers: np.ndarray) -> np.ndarray:
+    def submit(self, cluster: Cluster, places: np.ndarray) -> np.ndarray:
         """Starts the jobs that the cluster holds there; returns their cost f64, simulated seconds."""
         ...
 
@@ -86,9 +89,21 @@ class Trainer(Protocol):
         """Works until at least one more result is ready."""
         ...
 
-    def commit(self, cluster: Cluster, lanes: np.ndarray, workers: np.ndarray) -> None:
+    def commit(self, cluster: Cluster, places: np.ndarray) -> None:
         """These jobs' checkpoints count from now on."""
         ...
+
+
+class _Told(NamedTuple):
+    """What one round of tells leaves for the trace: rows of the lanes that told."""
+
+    place: np.ndarray
+    whole: np.ndarray
+    real: np.ndarray
+    x: np.ndarray
+    result: np.ndarray
+    failed: np.ndarray
+    recommended: np.ndarray  # f64: the true loss of what the strategy would deploy
 
 
 def drive(
@@ -100,57 +115,60 @@ def drive(
 ) -> dict[str, np.ndarray]:
     """Runs every lane to its end; returns the trace as columns, unsorted, with `lane` and `x`. The player
     has been told of `prior` already."""
-    rows: dict[str, list] = {}
+    rows: list[_Told] = []
     last_true = np.full((cluster.lanes, cluster.num_trials), np.nan)
     if prior is not None:
         last_true[:, : prior.trials] = prior.true_loss
-    everyone = np.arange(cluster.lanes)
+    # Most rounds take microseconds of arithmetic a lane: what counts here is the number of calls.
     while True:
-        tells, worker, asks = cluster.plan(trainer.ready)
+        tells, place, asks = cluster.plan(trainer.ready)
         acts = tells | asks
         if not acts.any():
             if not cluster.busy.any():
                 break
             trainer.step()
             continue
-        stages = player.stage(cluster.granted)
-        if (stages[acts] != stages[acts][0]).any():
-            acts &= stages == stages[acts].min()
-            tells, asks = tells & acts, asks & acts
-        at = everyone, worker
-        tell = Job(
-            np.where(tells, cluster.trial[at], NONE).astype(np.int32),
-            cluster.source[at],
-            cluster.x[at],
-            cluster.until[at],
-        )
-        feedback = Feedback(trainer.loss[at], cluster.cost[at])
+        if player.staged:
+            stages = player.stage(cluster.granted)
+            if (stages[acts] != stages[acts][0]).any():
+                acts &= stages == stages[acts].min()
+                tells, asks = tells & acts, asks & acts
+        now = _Told(
+            place, cluster.whole[place], cluster.real[place], cluster.x[place], trainer.result[place],
+            trainer.failed[place], np.full(len(place), np.nan),
+        )  # fmt: skip
+        trial = np.where(tells, now.whole[:, TRIAL], NONE)
+        tell = Job(trial, now.whole[:, SOURCE], now.x, now.whole[:, UNTIL])
         lanes = np.flatnonzero(tells)
-        done = lanes, worker[lanes]
         if len(lanes):
-            record = {
-                "lane": lanes, "job": cluster.job[done], "trial": cluster.trial[done],
-                "source": cluster.source[done], "start": cluster.start[done], "until": cluster.until[done],
-                "loss": trainer.loss[done], "true_loss": trainer.true_loss[done], "cost": cluster.cost[done],
-                "worker": worker[lanes], "started": cluster.started[done], "finished": cluster.finish[done],
-                "failed": trainer.failed[done], "x": cluster.x[done],
-            }  # fmt: skip
-            last_true[lanes, record["trial"]] = record["true_loss"]
-            trainer.commit(cluster, *done)
-            cluster.release(*done)
-        job, recommended = player.turn(acts, tell, feedback, cluster.granted)
+            trainer.commit(cluster, place[lanes])
+            cluster.release(lanes, place[lanes])
+        job, recommended = player.turn(
+            acts, tell, Feedback(now.result[:, 0], now.real[:, COST]), cluster.granted
+        )
         if len(lanes):
-            chosen = recommended[lanes]
-            value = last_true[lanes, np.clip(chosen, 0, cluster.num_trials - 1)]
-            record["recommended_true_loss"] = np.where(chosen == NONE, np.nan, value)
-            for name, column in record.items():
-                rows.setdefault(name, []).append(column)
+            if player.recommends:
+                last_true[lanes, trial[lanes]] = now.result[lanes, 1]
+                known = lanes[recommended[lanes] != NONE]
+                now.recommended[known] = last_true[known, recommended[known]]
+            rows.append(now if len(lanes) == len(place) else _Told(*(a[lanes] for a in now)))
         started = cluster.grant(asks, job)
-        if len(started[0]):
-            cluster.run(*started, trainer.submit(cluster, *started))
+        if len(started):
+            cluster.run(started, trainer.submit(cluster, started))
         if progress is not None:
             progress(float(cluster.spent.mean()) / max(cluster.epochs, 1))
-    return {name: np.concatenate(columns) for name, columns in rows.items()}
+    if not rows:
+        return {}
+    told = _Told(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    lane, worker = np.divmod(told.place, cluster.workers)
+    whole, real = told.whole.T, told.real.T
+    return {
+        "lane": lane, "job": whole[JOB].astype(np.int64), "trial": whole[TRIAL], "source": whole[SOURCE],
+        "start": whole[START], "until": whole[UNTIL], "loss": told.result[:, 0],
+        "true_loss": told.result[:, 1], "recommended_true_loss": told.recommended, "cost": real[COST],
+        "worker": worker, "started": real[STARTED], "finished": real[FINISH], "failed": told.failed,
+        "x": told.x,
+    }  # fmt: skip
 
 
 def seed_keys(seed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -277,7 +295,7 @@ def frame(columns: dict[str, np.ndarray], space: Space, seeds, instances, budget
         "instance": np.asarray(instances, np.int64)[lane],
         "budget": np.full(len(lane), float(budget)),
         **columns,
-        "status": np.where(failed, GIVEN_UP, FINISHED),
+        "status": pd.array([FINISHED, GIVEN_UP], dtype="str").take(failed.astype(np.int64)),
         **{f"hp_{name}": values for name, values in space.decode_many(x).items()},
     }
     order = [
@@ -307,5 +325,5 @@ def make_cluster(strategy, objective, lanes: int, workers: int, budget: float) -
     cube = objective.space.cube()
     return Cluster(
         lanes, workers, strategy.num_trials, cube.width, epochs, objective.max_epoch, np.asarray(cube.change),
-        "copy" in strategy.needs,
+        "resume" in strategy.needs, "copy" in strategy.needs,
     )  # fmt: skip

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from bench.cluster import JOB
 from bench.drive import (
     Prior,
     Run,
@@ -98,6 +99,8 @@ def _plain_call(f, config):
 
 def _advance(f, config, iterator, start, until):
     """Draws a generator's losses up to epoch `until`; returns (iterator, last loss)."""
+    if iterator is None and start:
+        raise RuntimeError("its generator ended with the error of an earlier job")
     iterator = iter(f(config)) if iterator is None else iterator
     loss = math.nan
     for _ in range(start, until):
@@ -114,21 +117,20 @@ class CallTrainer:
         self.futures: dict[int, Future] = {}
         self.checkpoints: dict[int, Any] = {}  # trial -> folder or iterator
         self.written: dict[int, Any] = {}  # worker -> the same, not yet committed
-        self.ready = np.zeros((1, workers), bool)
-        self.loss, self.true_loss = np.full((1, workers), np.nan), np.full((1, workers), np.nan)
-        self.failed = np.zeros((1, workers), bool)
+        self.ready, self.failed = np.zeros(workers, bool), np.zeros(workers, bool)
+        self.result = np.full((workers, 2), np.nan)
         self.errors: list[tuple[int, str]] = []
         self.jobs = np.zeros(workers, np.int64)
 
-    def submit(self, cluster, lanes, workers):
+    def submit(self, cluster, places):
         cost = []
-        for w in (int(w) for w in workers):
+        for w in places.tolist():  # with one lane a place is its worker
             trial, source = int(cluster.trial[0, w]), int(cluster.source[0, w])
             start, until = int(cluster.start[0, w]), int(cluster.until[0, w])
-            config = self.objective.space.decode(cluster.x[0, w])
+            config = self.objective.space.decode(cluster.x[w])
             held = None if source == NONE else self.checkpoints.get(source)
             f, form = self.objective.f, self.objective.form
-            self.ready[0, w], self.failed[0, w], self.jobs[w] = False, False, cluster.job[0, w]
+            self.ready[w], self.failed[w], self.jobs[w] = False, False, cluster.whole[w, JOB]
             if form == "config":
                 self.futures[w] = self.pool.submit(_plain_call, f, config)
             elif form == "generator":
@@ -155,16 +157,16 @@ class CallTrainer:
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
                 self.errors.append((int(self.jobs[w]), text))
-                self.failed[0, w], result = True, math.inf
-            self.loss[0, w] = self.true_loss[0, w] = result
-            self.ready[0, w] = True
+                self.failed[w], result = True, math.inf
+            self.result[w], self.ready[w] = result, True
 
-    def commit(self, cluster, lanes, workers):
-        for w in (int(w) for w in workers):
-            old = self.checkpoints.pop(int(cluster.trial[0, w]), None)
-            new = self.written.pop(w, None)
-            if new is not None:
-                self.checkpoints[int(cluster.trial[0, w])] = new
+    def commit(self, cluster, places):
+        for w in places.tolist():
+            trial = int(cluster.trial[0, w])
+            old, new = self.checkpoints.get(trial), self.written.pop(w, None)
+            if new is None:  # nothing to keep, or it raised: what was kept before stays
+                continue
+            self.checkpoints[trial] = new
             pending = any(f for f in self.futures.values())
             if isinstance(old, str) and not pending:  # a copy under way may still read it
                 shutil.rmtree(old, ignore_errors=True)
@@ -173,15 +175,18 @@ class CallTrainer:
 class HostPlayer:
     """One lane of a `HostStrategy`."""
 
+    staged = False
+
     def __init__(self, strategy: HostStrategy, width: int, prior: Prior | None = None):
         """`prior`: one lane's."""
         self.strategy, self.width = strategy, width
+        self.recommends = hasattr(strategy, "recommend")
         if prior is not None:
             for k, (x, loss, _, until) in enumerate(zip(*prior, strict=True)):
                 strategy.tell(Job(k, NONE, x.copy(), int(until)), Feedback(float(loss), 0.0))
 
     def stage(self, granted):
-        return np.full(1, -1)
+        raise AssertionError("a host strategy has no stages")
 
     def turn(self, go, tell, feedback, granted):
         if tell.trial[0] != NONE:
@@ -191,8 +196,8 @@ class HostPlayer:
         x = np.full(self.width, 0.5, np.float32)
         x[: len(job.x)] = job.x
         columns = (np.array([job.trial]), np.array([job.source]), x[None], np.array([job.until]))
-        recommend = getattr(self.strategy, "recommend", None)
-        return Job(*columns), np.array([NONE if recommend is None else recommend().trial])
+        recommended: Any = self.strategy
+        return Job(*columns), np.array([recommended.recommend().trial if self.recommends else NONE])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -220,6 +225,7 @@ class PlainPlayer:
         self.cube = jax.tree.map(jnp.asarray, cube)
         self.strategy = factory(cube=self.cube, max_epoch=max_epoch, budget=budget)
         self.settings = replace(self.strategy, cube=None)
+        self.staged, self.recommends = hasattr(self.strategy, "stage"), hasattr(self.strategy, "recommend")
         self.call = _turn_compiled if compiled else turn_lane
         init_key, self.ask_key, _ = seed_keys(jnp.uint32(seed))
         self.state = self.strategy.init(init_key)
@@ -228,14 +234,13 @@ class PlainPlayer:
             self.state = tell(self.settings, self.cube, self.state, jax.tree.map(jnp.asarray, prior))
 
     def stage(self, granted):
-        staged = hasattr(self.strategy, "stage")
-        return np.full(1, self.strategy.stage(int(granted[0])) if staged else -1)
+        return np.full(1, self.strategy.stage(int(granted[0])))
 
     def turn(self, go, tell, feedback, granted):
         trial, source, until = (jnp.int32(a[0]) for a in (tell.trial, tell.source, tell.until))
         told = Job(trial, source, jnp.asarray(tell.x[0], jnp.float32), until)
         back = Feedback(jnp.float64(feedback.loss[0]), jnp.float64(feedback.cost[0]))
-        stage = int(self.stage(granted)[0])
+        stage = int(self.stage(granted)[0]) if self.staged else -1
         count = jnp.uint32(granted[0])
         job, recommended, self.state = self.call(
             self.settings, stage, self.cube, self.ask_key, self.state, told, back, count
@@ -253,33 +258,31 @@ class PlainTrainer:
         self.train = _train_compiled if compiled else _train_lane
         self.checkpoints: dict[int, Any] = {}
         self.written: dict[int, Any] = {}
-        self.ready = np.zeros((1, workers), bool)
-        self.loss, self.true_loss = np.full((1, workers), np.nan), np.full((1, workers), np.nan)
-        self.failed = np.zeros((1, workers), bool)
+        self.ready, self.failed = np.zeros(workers, bool), np.zeros(workers, bool)
+        self.result = np.full((workers, 2), np.nan)
 
-    def submit(self, cluster, lanes, workers):
+    def submit(self, cluster, places):
         cost = []
-        for w in (int(w) for w in workers):
+        for w in places.tolist():
             source, trial = int(cluster.source[0, w]), int(cluster.trial[0, w])
             start, until = jnp.int32(cluster.start[0, w]), jnp.int32(cluster.until[0, w])
             key = jax.random.fold_in(self.key, trial)
             fresh = source == NONE
             before = self.objective.init(self.instance, key) if fresh else self.checkpoints[source]
-            x = jnp.asarray(cluster.x[0, w])
+            x = jnp.asarray(cluster.x[w])
             after, loss, true_loss, seconds = self.train(
                 self.objective, self.instance, key, before, x, start, until
             )
             self.written[w] = after
-            self.loss[0, w], self.true_loss[0, w] = float(loss), float(true_loss)
-            self.ready[0, w] = True
+            self.result[w], self.ready[w] = (float(loss), float(true_loss)), True
             cost.append(float(seconds))
         return np.array(cost)
 
     def step(self):
         raise AssertionError("every job is trained when it is submitted")
 
-    def commit(self, cluster, lanes, workers):
-        for w in (int(w) for w in workers):
+    def commit(self, cluster, places):
+        for w in places.tolist():
             self.checkpoints[int(cluster.trial[0, w])] = self.written.pop(w)
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bench.cluster import TRIAL
 from bench.drive import (
     Prior,
     Run,
@@ -115,12 +116,12 @@ def _train_blocks(objective, pool, blocks, instances, keys, checkpoint, whole, x
 
 
 # Apart from training, so that its program does not depend on the size of a strategy's table.
-def _gather(store, lane, row):
-    return jax.tree.map(lambda a: a[lane, jnp.maximum(row, 0)], store)
-
-
-def _scatter(store, lane, row, checkpoint):
-    return jax.tree.map(lambda a, b: a.at[lane, row].set(b, mode="drop"), store, checkpoint)
+def _exchange(store, written, checkpoint, whole):
+    """Puts `checkpoint`, trained by the entries `written`, into the table; takes what the entries `whole`
+    start from. Returns both."""
+    put, take = _Entries(*written), _Entries(*whole)
+    store = jax.tree.map(lambda a, b: a.at[put.lane, put.target_row].set(b, mode="drop"), store, checkpoint)
+    return store, jax.tree.map(lambda a: a[take.lane, jnp.maximum(take.source_row, 0)], store)
 
 
 def _draw(objective, indices):
@@ -160,8 +161,7 @@ class _Programs(NamedTuple):
     prior: Any
     turn: Any
     train: Any
-    gather: Any
-    scatter: Any
+    exchange: Any
 
 
 @functools.cache
@@ -176,8 +176,7 @@ def programs(light: bool) -> _Programs:
         prior=jit(_prior, static_argnums=0),
         turn=jit(_turn_block, static_argnums=(0, 1, 2), donate_argnums=5),
         train=jit(_train_blocks, static_argnums=(0, 1)),
-        gather=jit(_gather),
-        scatter=jit(_scatter, donate_argnums=0),
+        exchange=jit(_exchange, donate_argnums=0),
     )
 
 
@@ -223,7 +222,7 @@ class CompiledPlayer:
         self.strategy = dataclasses.replace(strategy, cube=None)
         self.lanes, self.select, self.watch = len(seeds), select, watch
         self.cube = jax.tree.map(jnp.asarray, cube)
-        self.staged = hasattr(strategy, "stage")
+        self.staged, self.recommends = hasattr(strategy, "stage"), hasattr(strategy, "recommend")
         self.program = programs(bool(getattr(strategy, "light", True))).turn
         self.width = width = block_width(len(seeds), int(getattr(strategy, "lanes", BLOCK)))
         padded = _pad(seeds, -(-len(seeds) // width) * width)
@@ -241,8 +240,6 @@ class CompiledPlayer:
             ]
 
     def stage(self, granted):
-        if not self.staged:
-            return np.full(self.lanes, -1)
         stages = {int(n): self.strategy.stage(int(n)) for n in np.unique(granted)}
         return np.array([stages[int(n)] for n in granted], np.int64)
 
@@ -293,8 +290,10 @@ class CompiledTrainer:
         self.program = programs(bool(getattr(objective, "light", not hasattr(objective, "chunk")))).train
         lanes = len(seeds)
         # Without resume or copy no committed checkpoint is ever read: a row for each worker is enough.
-        self.keep, self.rows = keep, (num_trials if keep else 0) + workers
-        self.base = num_trials if keep else 0
+        any_key = instance_key(jnp.uint32(0))
+        checkpoint = jax.eval_shape(lambda: objective.init(objective.draw(any_key), any_key))
+        self.keep = keep = keep and bool(jax.tree.leaves(checkpoint))
+        self.base, self.rows = num_trials * keep, num_trials * keep + workers
         self.row = np.tile(np.arange(self.rows, dtype=np.int32), (lanes, 1))
         self.width = block_width(lanes, WIDE[-1])
         self.most = -(-self.width // self.pool) * self.pool  # entries of one call
@@ -306,89 +305,83 @@ class CompiledTrainer:
                      for j in range(i, i + self.width, BLOCK)]  # fmt: skip
             self.keys.append(watch(programs(True).keys, padded[i : i + self.width])[2])
             self.instances.append(jax.tree.map(lambda *a: jnp.concatenate(a), *drawn))
-            self.stores.append(self._table(min(self.width, -(-(lanes - i) // 8) * 8)))
-        shape = (lanes, workers)
-        self.ready = np.zeros(shape, bool)
-        self.loss, self.true_loss = np.full(shape, np.nan), np.full(shape, np.nan)
-        self.failed = np.zeros(shape, bool)
+            self.stores.append(self._table(checkpoint, min(self.width, -(-(lanes - i) // 8) * 8)))
+        self.ready = np.zeros(lanes * workers, bool)
+        self.result = np.full((lanes * workers, 2), np.nan)
+        self.failed = np.zeros(lanes * workers, bool)
         self.queue: list[list] = [[] for _ in self.stores]
 
-    def _table(self, lanes: int):
-        shapes = jax.eval_shape(jax.vmap(self.objective.init), self.instances[-1], self.keys[-1])
-        return jax.tree.map(lambda s: jnp.zeros((lanes, self.rows, *s.shape[1:]), s.dtype), shapes)
+    def _table(self, checkpoint, lanes: int):
+        """An empty table, and what was trained last and is not yet in it: entries and checkpoints."""
+        # One block more than can be used: a loop over a single one would be compiled as if there were none.
+        size = self.most + self.pool
+        nothing = np.zeros((8, size), np.int32)
+        nothing[3] = self.rows
+        empty = jax.tree.map(lambda s: jnp.zeros((lanes, self.rows, *s.shape), s.dtype), checkpoint)
+        return empty, nothing, jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), checkpoint)
 
-    def submit(self, cluster, lanes, workers):
+    def submit(self, cluster, places):
         """Queues the jobs and runs each one's first chunk, from which their cost is known."""
-        self.ready[lanes, workers] = False
-        source = cluster.source[lanes, workers]
-        spare = self.row[lanes, self.base + workers]
-        rows = np.where(source == NONE, NONE, self.row[lanes, np.maximum(source, 0)] if self.keep else NONE)
-        cost = np.zeros(len(lanes))
-        start, until = cluster.start[lanes, workers], cluster.until[lanes, workers]
-        trial, x = cluster.trial[lanes, workers], cluster.x[lanes, workers]
-        for b in np.unique(lanes // self.width):
-            mine = np.flatnonzero(lanes // self.width == b)
+        self.ready[places] = False
+        lane, worker = np.divmod(places, self.workers)
+        _, trial, source, start, until = cluster.whole[places].T
+        target = self.row[lane, self.base + worker]
+        if self.keep:
+            source = np.where(source == NONE, NONE, self.row[lane, np.maximum(source, 0)])
+        table, lane = np.divmod(lane, self.width)
+        stop = np.minimum(until, start + self.chunk)
+        whole = _Entries(lane, trial, source, target, start, stop, first=start, until=until)
+        whole, x, cost = np.stack(whole), cluster.x[places], np.empty(len(places))
+        for b in range(len(self.stores)):
+            mine = np.flatnonzero(table == b)
             for i in range(0, len(mine), self.most):
                 part = mine[i : i + self.most]
-                entries = dict(
-                    lane=lanes[part], worker=workers[part], trial=trial[part], x=x[part],
-                    source_row=rows[part], target_row=spare[part],
-                    start=start[part], first=start[part], until=until[part],
-                )  # fmt: skip
-                cost[part] = self._train(b, entries)
+                cost[part] = self._train(b, places[part], whole[:, part], x[part])
         return cost
 
-    def _train(self, b, entries) -> np.ndarray:
-        """One chunk for at most `most` entries of table b; unfinished ones go back to the queue."""
-        n = len(entries["lane"])
-        # One block more than can be used: a loop over a single one would be compiled as if there were none.
-        size, blocks = self.most + self.pool, np.int32(-(-n // self.pool))
-        stop = np.minimum(entries["until"], entries["start"] + self.chunk)
-
-        whole, x = np.zeros((8, size), np.int32), np.full((size, entries["x"].shape[1]), 0.5, np.float32)
-        whole[2], whole[3], x[:n] = NONE, self.rows, entries["x"]
-        whole[:, :n] = _Entries(
-            lane=entries["lane"] - b * self.width,
-            trial=entries["trial"],
-            source_row=entries["source_row"],
-            target_row=entries["target_row"],
-            start=entries["start"],
-            stop=stop,
-            first=entries["first"],
-            until=entries["until"],
-        )
-        lane, _, source_row, target_row = whole[:4]
-        store = self.stores[b]
+    def _train(self, b, places, entries, x) -> np.ndarray:
+        """One chunk for at most `most` entries of table b, i32[8, n]; unfinished ones go back to the
+        queue. Returns the cost of their whole jobs."""
+        n = len(places)
+        store, last, checkpoint = self.stores[b]
+        size, blocks = last.shape[1], np.int32(-(-n // self.pool))
+        whole, padded = np.zeros((8, size), np.int32), np.full((size, x.shape[1]), 0.5, np.float32)
+        whole[2], whole[3] = NONE, self.rows
+        whole[:, :n], padded[:n] = entries, x
         memoryless = not jax.tree.leaves(store)
-        checkpoint = store if memoryless else self.watch(programs(True).gather, store, lane, source_row)
+        if not memoryless:
+            store, checkpoint = self.watch(programs(True).exchange, store, last, checkpoint, whole)
         checkpoint, real = self.watch(
             self.program, self.objective, self.pool, blocks, self.instances[b], self.keys[b], checkpoint,
-            whole, x,
+            whole, padded,
         )  # fmt: skip
-        if not memoryless:
-            self.stores[b] = self.watch(programs(True).scatter, store, lane, target_row, checkpoint)
-        loss, true_loss, cost = np.asarray(real)
-        done = stop >= entries["until"]
-        at = entries["lane"][done], entries["worker"][done]
-        self.loss[at], self.true_loss[at] = loss[:n][done], true_loss[:n][done]
-        self.ready[at] = True
-        for i in np.flatnonzero(~done):
-            rest = {name: column[i] for name, column in entries.items()}
-            self.queue[b].append(rest | {"source_row": rest["target_row"], "start": stop[i]})
-        return cost[:n].astype(np.float64)
+        self.stores[b] = store, whole, checkpoint
+        real = np.asarray(real)
+        job = _Entries(*entries)
+        done = job.stop >= job.until
+        at = places[done]
+        self.result[at], self.ready[at] = real[:2, :n].T[done], True
+        if len(at) < n:
+            job = job._replace(
+                source_row=job.target_row, start=job.stop, stop=np.minimum(job.until, job.stop + self.chunk)
+            )
+            left = np.stack(job)
+            self.queue[b] += [(places[i], left[:, i], x[i]) for i in np.flatnonzero(~done)]
+        return real[2, :n]
 
     def step(self):
         for b, queue in enumerate(self.queue):
             if queue:
                 part, self.queue[b] = queue[: self.most], queue[self.most :]
-                self._train(b, {name: np.array([p[name] for p in part]) for name in part[0]})
+                places, entries, x = (np.stack(column) for column in zip(*part, strict=True))
+                self._train(b, places, entries.T, x)
 
-    def commit(self, cluster, lanes, workers):
+    def commit(self, cluster, places):
         if not self.keep:
             return
-        trial = cluster.trial[lanes, workers]
-        spare = self.base + workers
-        self.row[lanes, trial], self.row[lanes, spare] = self.row[lanes, spare], self.row[lanes, trial].copy()
+        lane, worker = np.divmod(places, self.workers)
+        trial, spare = cluster.whole[places, TRIAL], self.base + worker
+        self.row[lane, trial], self.row[lane, spare] = self.row[lane, spare], self.row[lane, trial].copy()
 
 
 def simulate(

@@ -20,7 +20,7 @@ from bench.protocols import NONE, Feedback, Job, budget_epochs, wait
 from bench.space import Cube
 from strategies import brackets
 
-DIVERGED = float(np.finfo(np.float64).max)  # worse than any number, but a member; infinity is an empty seat
+DIVERGED = float(np.finfo(np.float64).max)  # worse than any number, but a member; infinity is none
 NEVER = 2**30
 WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
@@ -30,10 +30,10 @@ class Plan(NamedTuple):
     """The schedule of a budget, known before any loss; numpy, on the host.
 
     Only which trials are promoted depends on losses. A loss *counts* if its rung is not the last of its
-    bracket. jobs i32[jobs + 1, 4], one row a job in the order of asking: its trial (NONE: a promotion), its
-    bracket's first trial, until, counting losses that must be told before it; then a row that waits for ever
-    · losses i32[counting losses + 1, 2], in the order of telling: first trial of the bracket, whether this
-    loss completes its rung · trials: begun · seats: members of the widest rung.
+    bracket. jobs i32[jobs + 1, 5], one row a job in the order of asking: its trial (NONE: a promotion), its
+    bracket's first trial, its rung (counted on through all brackets), until, counting losses that must be
+    told before it; then a row that waits for ever · losses i32[counting losses + 1], in the order of telling:
+    first trial of the bracket · trials: begun · seats: members of the widest rung.
     """
 
     jobs: np.ndarray
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 def plan(max_epoch: int, epochs: int, eta: int, min_epoch: int, rule: str) -> Plan:
     """The jobs of repeated rounds, up to the first that does not fit into `epochs`."""
     jobs, losses, seats = [], [], 1
-    trials = spent = counted = 0
+    trials = spent = counted = rungs = 0
     table = brackets.brackets(max_epoch, eta, min_epoch, rule)
     while True:
         for bracket in table:
@@ -55,26 +55,26 @@ def plan(max_epoch: int, epochs: int, eta: int, min_epoch: int, rule: str) -> Pl
                 needed = counted if i else 0
                 for member in range(rung.members):
                     if spent + rung.until - start > epochs:
-                        jobs.append((NONE, trials, max_epoch, NEVER))
-                        losses.append((trials, 0))
+                        jobs.append((NONE, trials, rungs, max_epoch, NEVER))
+                        losses.append(trials)
                         return Plan(np.array(jobs, np.int32), np.array(losses, np.int32), trials, seats)
                     spent += rung.until - start
-                    jobs.append((NONE if i else first + member, first, rung.until, needed))
+                    jobs.append((NONE if i else first + member, first, rungs, rung.until, needed))
                     if i == 0:
                         trials, seats = trials + 1, max(seats, member + 1)
                     if i + 1 < len(bracket):
-                        losses.append((first, member + 1 == rung.members))
+                        losses.append(first)
                         counted += 1
-                start = rung.until
+                start, rungs = rung.until, rungs + 1
 
 
 class State(NamedTuple):
-    """x f32[trials, d]: every configuration · waiting f64[seats]: losses of the last complete rung, infinity
-    where promoted or not in it · rung f64[seats]: losses of the running rung, infinity where not told ·
-    asked, told i32[]: jobs asked; counting losses told. A seat is a trial less its bracket's first."""
+    """x f32[trials, d]: every configuration · loss f64[seats]: the last told · rung i32[seats]: the last that
+    it was asked to, so that one rung can be promoted from while the next fills · asked, told i32[]: jobs
+    asked; counting losses told. A seat is a trial less its bracket's first."""
 
     x: Any
-    waiting: Any
+    loss: Any
     rung: Any
     asked: Any
     told: Any
@@ -128,18 +128,19 @@ class Hyperband:
     def init(self, key: jax.Array) -> State:
         return State(
             x=self.cube.start(key, self.num_trials),
-            waiting=jnp.full((self._plan.seats,), jnp.inf, jnp.float64),
-            rung=jnp.full((self._plan.seats,), jnp.inf, jnp.float64),
+            loss=jnp.full((self._plan.seats,), jnp.inf, jnp.float64),
+            rung=jnp.full((self._plan.seats,), NONE, jnp.int32),
             asked=jnp.int32(0),
             told=jnp.int32(0),
         )
 
     def ask(self, key: jax.Array, state: State) -> tuple[Job, State]:
-        new, first, until, needed = jnp.asarray(self._plan.jobs)[state.asked]
-        ready = state.told >= needed
+        new, first, rung, until, needed = jnp.asarray(self._plan.jobs)[state.asked]
+        ready, seats = state.told >= needed, self._plan.seats
         # The first seat with the least loss: two plain reductions cost less than an argmin.
-        seat = jnp.arange(self._plan.seats, dtype=jnp.int32)
-        best = jnp.min(jnp.where(state.waiting == jnp.min(state.waiting), seat, self._plan.seats - 1))
+        waiting = jnp.where(state.rung == rung - 1, state.loss, jnp.inf)
+        seat = jnp.arange(seats, dtype=jnp.int32)
+        best = jnp.min(jnp.where(waiting == jnp.min(waiting), seat, seats - 1))
         promote = ready & (new == NONE)
         trial = jnp.where(new == NONE, first + best, new)
         idle = wait(self.cube)
@@ -149,21 +150,18 @@ class Hyperband:
             x=jnp.where(ready, state.x[trial], idle.x),
             until=jnp.where(ready, until, idle.until),
         )
-        waiting = jnp.where(promote & (seat == best), jnp.inf, state.waiting)
-        return job, state._replace(waiting=waiting, asked=state.asked + ready.astype(jnp.int32))
+        moves = state.rung.at[jnp.where(ready, trial - first, seats)].set(rung, mode="drop")
+        return job, state._replace(rung=moves, asked=state.asked + ready.astype(jnp.int32))
 
     def tell(self, state: State, job: Job, feedback: Feedback) -> State:
         # Only a bracket's last rung ends at max_epoch, and from there nothing is promoted. Rungs that count
-        # are never open two at a time, so the number of losses told says which rung this is.
+        # are never open two at a time, so the number of losses told says which bracket this is.
         counts = (job.trial != NONE) & (job.until < self.max_epoch)
-        first, last = jnp.asarray(self._plan.losses)[state.told]
+        first = jnp.asarray(self._plan.losses)[state.told]
         loss = jnp.where(jnp.isfinite(feedback.loss), feedback.loss, DIVERGED).astype(jnp.float64)
-        seat = jnp.arange(self._plan.seats, dtype=jnp.int32)
-        rung = jnp.where(counts & (seat == job.trial - first), loss, state.rung)
-        complete = counts & (last == 1)
+        seat = jnp.where(counts, job.trial - first, self._plan.seats)
         return state._replace(
-            waiting=jnp.where(complete, rung, state.waiting),
-            rung=jnp.where(complete, jnp.inf, rung),
+            loss=state.loss.at[seat].set(loss, mode="drop"),
             told=state.told + counts.astype(jnp.int32),
         )
 

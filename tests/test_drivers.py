@@ -170,6 +170,20 @@ def test_broken_jobs_are_refused_with_their_number(jobs, words):
         simulate(scripted(*jobs), Probe(), seeds=[0], budget=5)
 
 
+@dataclass(frozen=True)
+class Understated(Scripted):
+    """Says that it needs less than it does."""
+
+    needs: frozenset = frozenset({"stop"})
+
+
+@pytest.mark.parametrize(("source", "words"), [(0, "needs no 'resume'"), (1, "needs no 'copy'")])
+def test_what_a_strategy_does_not_say_it_needs_it_cannot_do(source, words):
+    script = ((0, NONE, 4), (1, NONE, 4), (0, source, 6))
+    with pytest.raises(ContractError, match=f"job 2 .*{words}"):
+        simulate(lambda **settings: Understated(script, **settings), Probe(), seeds=[0], budget=5)
+
+
 def test_a_trial_that_still_runs_cannot_be_written_again():
     with pytest.raises(ContractError, match="still running"):
         simulate(scripted((0, NONE, 4), (0, NONE, 5)), Probe(), seeds=[0], budget=5, workers=2)
@@ -292,6 +306,18 @@ def test_a_call_that_raises_is_recorded_and_told_as_infinity():
     assert bad.any() and (~bad).any()
     assert np.isinf(run.trace["loss"][bad]).all() and (run.trace["status"][bad] == "given up").all()
     assert len(run.errors) == bad.sum() and "out of memory" in run.errors[0][2]
+
+
+def test_a_generator_that_raised_cannot_go_on_as_if_it_were_new():
+    def breaks(config):
+        yield 1.0
+        raise RuntimeError("out of memory")
+
+    def jobs(**settings):
+        return Understated(((0, NONE, 3), (0, 0, 5)), needs=frozenset({"stop", "resume"}), **settings)
+
+    run = loop.run(jobs, loop.Callable(breaks, SPACE, 9, "generator"), seeds=[0], budget=1)
+    assert run.trace["status"].tolist() == ["given up"] * 2 and "earlier job" in run.errors[1][2]
 
 
 def test_forms_that_cannot_do_what_is_needed_say_so():
