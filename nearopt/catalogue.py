@@ -9,6 +9,7 @@ strategy's setting cannot be swept beside another strategy.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import sys
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ import conf as shipped
 
 GROUPS = ("strategy", "objective", "cluster", "experiment")
 LISTED = ("strategy", "objective", "wrapper", "cluster", "experiment")  # wrappers: in an objective's entry
+PLACES = ("data_dir",)  # settings that say where data lie: no part of a label, which names a folder
 ROOT = {
     "name": str, "seeds": int, "budgets": list, "processes": int, "first_instance": int,
     "seeds_per_instance": int, "debug": bool, "per_objective": dict,
@@ -90,7 +92,8 @@ def parse(text: str) -> Any:
 
 @dataclass(frozen=True)
 class Entry:
-    """One strategy or objective with its settings; `label` is its name and what differs from its YAML.
+    """One strategy or objective with its settings; `label` is its name and what differs from its YAML, PLACES
+    apart; `text` reads as this entry again.
 
     A wrapped objective's name includes its wrappers up to the first setting; its settings are those of the
     outermost wrapper, with `base`, the settings of what it goes around, and `name`, the label."""
@@ -99,6 +102,7 @@ class Entry:
     name: str
     label: str
     settings: dict[str, Any]
+    text: str
 
     @property
     def known(self) -> list[str]:
@@ -129,10 +133,15 @@ class _Part(NamedTuple):
             if setting not in self.known:
                 hint = nearest(setting, self.known) if self.known else "; it has none"
                 raise UserError(f"{self.name} has no setting {setting!r}{hint}")
-            if value != settings[setting]:
+            if value != settings[setting] and setting not in PLACES:
                 label += f",{setting}={value}".replace(" ", "").replace("'", "").replace("/", "_")
             settings[setting] = value
         return label, settings
+
+    @property
+    def text(self) -> str:
+        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in self.wanted.items()}
+        return ",".join([self.name, *(f"{k}={v}" for k, v in values.items())])
 
 
 def entry(group: str, text: str, changes: dict[str, Any] | None = None) -> Entry:
@@ -158,7 +167,7 @@ def entry(group: str, text: str, changes: dict[str, Any] | None = None) -> Entry
         own, outer = part.settle()
         label = f"{label}+{own}"
         settings = outer | {"base": settings, "name": label}
-    return Entry(group, label.partition(",")[0], label, settings)
+    return Entry(group, label.partition(",")[0], label, settings, "+".join(part.text for part in parts))
 
 
 def _cut(text: str, mark: str) -> list[str]:

@@ -101,7 +101,7 @@ class LCBench:
             raise ValueError(f"measure must be one of {', '.join(SCALES)}, got {self.measure!r}")
         for name in (MODEL, CODES):
             if data_dir is None or not (Path(data_dir) / name).is_file():
-                raise MissingData(f"no file {name} in data_dir={data_dir}: set it to the {SOURCE}")
+                raise MissingData(f"no file {name} in data_dir={data_dir or 'null'}: set it to the {SOURCE}")
         folder = Path(str(data_dir)).resolve()
         object.__setattr__(self, "_folder", folder)
         object.__setattr__(self, "digest", hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()[:16])

@@ -90,7 +90,7 @@ def _files(data_dir: str | None) -> list[Path]:
         return [Path(data_dir) / COLLECTED]
     for file in files:
         if data_dir is None or not file.is_file():
-            raise MissingData(f"no file {file.name} in data_dir={data_dir}: set it to the {SOURCE}")
+            raise MissingData(f"no file {file.name} in data_dir={data_dir or 'null'}: set it to the {SOURCE}")
     return files
 
 
@@ -183,8 +183,8 @@ class TaskSet:
         """Index i32[] of the recorded configuration that is nearest in the unit cube."""
         places = self.runs.places
         u = positions(SPACE, hp).astype(jnp.float32)
-        # |place - u|^2 less |u|^2 as one product, then a minimum and a comparison: XLA takes ten times as long
-        # for the other order of factors, and for an argmin.
+        # |place - u|^2 less |u|^2 as one product, then a minimum and a comparison: XLA takes ten times as
+        # long for the other order of factors, and for an argmin.
         weights = np.concatenate([-2.0 * places, (places**2).sum(1, keepdims=True)], 1).T
         u = jnp.concatenate([u, jnp.ones((1,), jnp.float32)])
         distance = jnp.matmul(u, jnp.asarray(weights), precision=jax.lax.Precision.HIGHEST)

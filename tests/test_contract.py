@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from bench.contract import Probe, check_objective, check_strategy
 from bench.loop import host_factory
-from bench.protocols import NONE, Job, MissingExtra
+from bench.protocols import NONE, Job, MissingData, MissingExtra
 from bench.space import Cube
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -40,7 +40,13 @@ def test_every_listed_strategy_keeps_the_rules(name):
 
 @pytest.mark.parametrize("name", listed("objective"))
 def test_every_listed_objective_keeps_the_rules(name):
-    assert check_objective(load("objective", name)) == []
+    try:  # a table whose library is missing, or a surrogate whose files are
+        objective = load("objective", name)
+    except Exception as error:
+        if not isinstance(error.__cause__, MissingExtra | MissingData):
+            raise
+        pytest.skip(str(error.__cause__))
+    assert check_objective(objective) == []
 
 
 def rules(violations) -> str:
