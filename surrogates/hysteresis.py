@@ -1,0 +1,237 @@
+"""Training that remembers: a phase at too high a rate does damage that no later phase repairs.
+
+Networks have critical periods, early above all, in which a bad phase costs for good (Achille, Rovere & Soatto
+2019, Critical Learning Periods in Deep Networks, arXiv:1711.08856), and it is early that they bear the least
+learning rate, which is what warm-up is for (Gilmer et al. 2021, arXiv:2110.04369). In closed form, of our own
+making:
+
+    loss = excess + permanent + passing                    1 at the start
+    excess'    = excess (1 - p u (2 - u))^STEPS            u = rate / best rate: progress, see `drifting`
+    permanent' = permanent + hysteresis damage             damage = HARM max(0, rate / tolerance - 1)^2
+    passing'   = HEALING passing + (1 - hysteresis) damage
+
+The tolerated rate rises over the training, from far below the best rate to above it, with a dip in the
+middle: a second critical period. At `hysteresis` 0 all damage heals, and what was done early is forgotten at
+the end; at 1 none heals. What lures: a high early rate lowers the loss at once, since the excess falls faster
+than the damage rises, and only at the end does the damage show. Whoever selects during training keeps the
+harmed.
+
+The best sequence is exact: a damage done in epoch t counts at the end by
+c_t = hysteresis + (1 - hysteresis) HEALING^(T-1-t), and the excess is a product over epochs, so that the
+final loss is the exponential of a sum of convex functions of one epoch's rate each, plus a sum of such. Its
+dual is concave in one number q, the price of a lower log excess:
+
+    max over q of   sum over epochs of min over a of (q STEPS log f(a) + c_t damage_t(a))  +  q (1 - log q)
+
+Whatever q is, it is below any loss, and the rates of the best q reach it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bench.protocols import Reference
+from bench.space import Float, Space
+from surrogates.drifting import STEPS, bisect, epoch_factor, golden_section, pace_of
+
+LOW, HIGH = 1e-4, 1.0  # of the learning rate
+HARM = 1e-3  # damage of an epoch at twice the tolerated rate
+HEALING = 0.7  # share of passing damage that is left an epoch later
+DIVERGED = 10.0  # loss
+SECONDS = 1.0  # simulated, of an epoch
+SIDE, ROUNDS = 17, 24  # the static search: points a side, and times that the grid is narrowed
+
+
+class Instance(NamedTuple):
+    """inverse f64[], 1 / the best rate of progress · pace f64[], p in the module's formula ·
+    intolerance f64[epochs], 1 / the tolerated rate."""
+
+    inverse: Any
+    pace: Any
+    intolerance: Any
+
+
+class Weights(NamedTuple):
+    """excess, permanent, passing f64[]: see the module."""
+
+    excess: Any
+    permanent: Any
+    passing: Any
+
+
+@dataclass(frozen=True)
+class Hysteresis:
+    """One learning rate, which may change during training, and a linear warm-up (a share of max_epoch), which
+    may not: it is part of a schedule whose horizon is max_epoch, and multiplies the rate.
+
+    `hysteresis` in [0, 1]: share of the damage that is permanent · `noise`: relative standard deviation of
+    the told loss, drawn anew each epoch. The checkpoint is `Weights`, infinite once the loss has passed
+    DIVERGED."""
+
+    name: str = "hysteresis"
+    max_epoch: int = 81
+    hysteresis: float = 0.8
+    noise: float = 0.01
+
+    fidelity = "training"
+    scale = "log"
+    offers = frozenset({"stop", "resume", "copy", "change"})
+
+    def __post_init__(self):
+        if self.max_epoch < 2:
+            raise ValueError(f"max_epoch must be at least 2, got {self.max_epoch}")
+        if not 0 <= self.hysteresis <= 1:
+            raise ValueError(f"hysteresis must lie in [0, 1], got {self.hysteresis}")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+
+    @property
+    def space(self) -> Space:
+        return Space(
+            {
+                "learning_rate": Float(LOW, HIGH, log=True, change=True, role="rate"),
+                "warmup": Float(0.0, 0.5, 0.05, role="schedule"),
+            }
+        )
+
+    def draw(self, key: jax.Array) -> Instance:
+        u = jax.random.uniform(key, (8,), jnp.float64)
+        time = (jnp.arange(self.max_epoch, dtype=jnp.float64) + 0.5) / self.max_epoch
+        best = jnp.log(0.02) + jnp.log(10.0) * u[0]
+        # Log tolerance against the best rate: from -lag up to head, soonest at `middle`.
+        lag, head = jnp.log(10.0) + jnp.log(3.0) * u[1], jnp.log(1.2) + jnp.log(2.0) * u[2]
+        middle, width = 0.05 + 0.25 * u[3], 0.03 + 0.05 * u[4]
+        rise = jax.nn.sigmoid((time - middle) / width)
+        dip = (0.5 + 1.5 * u[5]) * jnp.exp(-(((time - 0.5 - 0.3 * u[6]) / 0.05) ** 2))
+        return Instance(
+            inverse=jnp.exp(-best),
+            pace=pace_of(5.0 + 3.0 * u[7], self.max_epoch),
+            intolerance=jnp.exp(lag - (lag + head) * rise + dip - best),
+        )
+
+    def init(self, instance: Instance, key: jax.Array) -> Weights:
+        return Weights(jnp.float64(1.0), jnp.float64(0.0), jnp.float64(0.0))
+
+    def cost(
+        self, instance: Instance, key: jax.Array, hp: Mapping, start: jax.Array, until: jax.Array
+    ) -> jax.Array:
+        """f64[]: SECONDS an epoch."""
+        return SECONDS * (until - start).astype(jnp.float64)
+
+    def _harm(self) -> float:
+        """An epoch's damage scales with its length."""
+        return HARM * 81 / self.max_epoch
+
+    def _epoch(self, instance: Instance, rate: jax.Array, epoch: Any, weights: Weights) -> Weights:
+        strain = jnp.maximum(rate * instance.intolerance[epoch] - 1.0, 0.0)
+        damage = self._harm() * strain * strain
+        after = Weights(
+            weights.excess * epoch_factor(instance.pace, rate * instance.inverse),
+            weights.permanent + self.hysteresis * damage,
+            HEALING * weights.passing + (1.0 - self.hysteresis) * damage,
+        )
+        sound = self.loss(after) < DIVERGED  # false for nan
+        return Weights(*(jnp.where(sound, value, jnp.inf) for value in after))
+
+    def loss(self, weights: Weights) -> jax.Array:
+        """f64[]."""
+        return weights.excess + (weights.permanent + weights.passing)
+
+    def _slope(self, warmup: jax.Array) -> jax.Array:
+        """What an epoch adds to the warm-up's factor f64[], which is read at its middle."""
+        return 1.0 / jnp.maximum(warmup * self.max_epoch, 1e-9)
+
+    def train(
+        self,
+        instance: Instance,
+        key: jax.Array,
+        checkpoint: Weights,
+        hp: Mapping,
+        start: jax.Array,
+        until: jax.Array,
+    ) -> tuple[Weights, jax.Array, jax.Array]:
+        rate, slope = hp["learning_rate"].astype(jnp.float64), self._slope(hp["warmup"].astype(jnp.float64))
+
+        def epoch(e, weights):
+            share = jnp.minimum((e.astype(jnp.float64) + 0.5) * slope, 1.0)
+            return self._epoch(instance, rate * share, e, weights)
+
+        weights = jax.lax.fori_loop(start, until, epoch, checkpoint)
+        true_loss = self.loss(weights)
+        loss = true_loss
+        if self.noise > 0:
+            # Of the epoch, not of the slice: resuming tells what training through tells.
+            epoch_key = jax.random.fold_in(key, until)
+            loss = loss * jnp.exp(self.noise * jax.random.normal(epoch_key, (), jnp.float64))
+        return weights, loss, true_loss
+
+    def reference(self, instance: Instance) -> Reference:
+        return Reference(self._best_constant(instance), self._best_sequence(instance)[0])
+
+    def _best_constant(self, instance: Instance) -> jax.Array:
+        """Lowest loss over rate, warm-up and epochs, on a grid that narrows around its best point by a third
+        each time."""
+        low = jnp.asarray([math.log(LOW), 0.0], jnp.float64)
+        high = jnp.asarray([math.log(HIGH), 0.5], jnp.float64)
+        side = jnp.linspace(-1.0, 1.0, SIDE, dtype=jnp.float64)
+        grid = jnp.stack(jnp.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+
+        def lowest(point):  # f64[points, 2] -> f64[points]
+            rate, slope = jnp.exp(point[:, 0]), self._slope(point[:, 1])
+
+            def epoch(e, carry):
+                weights, best = carry
+                share = jnp.minimum((e + 0.5) * slope, 1.0)
+                weights = self._epoch(instance, rate * share, e, weights)
+                return weights, jnp.minimum(best, self.loss(weights))
+
+            blank = jnp.zeros_like(rate)
+            fresh = Weights(blank + 1.0, blank, blank)
+            return jax.lax.fori_loop(0, self.max_epoch, epoch, (fresh, blank + jnp.inf))[1]
+
+        def narrow(i, state):
+            centre, width, best = state
+            points = jnp.clip(centre + width * grid, low, high)
+            found = lowest(points)
+            at = jnp.argmin(found)
+            return points[at], width * (2.0 / 3.0), jnp.minimum(best, found[at])
+
+        middle = 0.5 * (low + high)
+        return jax.lax.fori_loop(0, ROUNDS, narrow, (middle, high - middle, jnp.float64(jnp.inf)))[2]
+
+    def _best_sequence(self, instance: Instance) -> tuple[jax.Array, jax.Array]:
+        """By the dual (see the module): the lowest loss f64[] over all sequences of rates, and the rates
+        f64[epochs]."""
+        left = jnp.arange(self.max_epoch - 1, -1, -1, dtype=jnp.float64)
+        count = self._harm() * (self.hysteresis + (1.0 - self.hysteresis) * HEALING**left)
+        best = 1.0 / instance.inverse
+        # No lower end: a warm-up goes below the least learning rate. Beyond the best rate nothing is gained.
+        start = jnp.minimum(jnp.minimum(1.0 / instance.intolerance, best), HIGH)
+
+        def rates(price):  # f64[] -> f64[epochs]
+            def slope(rate):
+                ratio = rate * instance.inverse
+                gain = 2.0 * STEPS * instance.pace * instance.inverse * (ratio - 1.0)
+                gain = gain / (1.0 - instance.pace * ratio * (2.0 - ratio))
+                strain = jnp.maximum(rate * instance.intolerance - 1.0, 0.0)
+                return price * gain + 2.0 * count * instance.intolerance * strain
+
+            return bisect(slope, start, jnp.full_like(start, jnp.minimum(best, HIGH)))
+
+        def dual(log_price):
+            price = jnp.exp(log_price)
+            rate = rates(price)
+            ratio = rate * instance.inverse
+            logs = STEPS * jnp.log1p(-instance.pace * ratio * (2.0 - ratio))
+            strain = jnp.maximum(rate * instance.intolerance - 1.0, 0.0)
+            return price * (jnp.sum(logs) + 1.0 - log_price) + jnp.sum(count * strain**2)
+
+        # The price is the final excess: below that of fresh weights.
+        found = golden_section(lambda z: -dual(z), jnp.float64(-40.0), jnp.float64(0.0), 80)
+        return dual(found), rates(jnp.exp(found))
