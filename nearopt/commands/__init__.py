@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-COMMANDS = ("run", "list", "plan", "check", "reference", "report", "speed")
+COMMANDS = ("run", "list", "plan", "describe", "check", "reference", "report", "speed")
 USAGE, INTERRUPTED = 2, 130
 
 
