@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -63,6 +64,28 @@ def _rotation(u, d: int):
     """f64[d, d] from u f64[2 d^2 or more]: the orthonormalised columns of a normal matrix."""
     q, r = jnp.linalg.qr(_normals(u[: 2 * d * d]).reshape(d, d).T)
     return q * jnp.sign(jnp.diagonal(r))  # Gram and Schmidt's signs
+
+
+class _Random(NamedTuple):
+    """What a seed decides of an instance: optimum f64[] · usual f64[2, d], two places in [-4, 4]^d, the
+    second for f12 · first, second f64[d, d], rotations · uniforms f64[101 d or more]."""
+
+    optimum: Any
+    usual: Any
+    first: Any
+    second: Any
+    uniforms: Any
+
+
+@partial(jax.jit, static_argnums=1)  # so that functions drawn one by one share it
+def _random(seed: jax.Array, d: int) -> _Random:
+    count = max(2 * d * d, 101 * d)  # for two normal numbers an entry of a rotation, or for 101 peaks
+    u, beside, other = jax.vmap(lambda s: uniforms(s, count))(seed + jnp.array([0, 1, FIRST]))
+    ratio = _normals(u[:2])[0] / _normals(beside[:2])[0]
+    optimum = jnp.clip(_round(10_000 * ratio) / 100, -1000, 1000)
+    grid = jnp.floor(10_000 * jnp.stack([u[:d], other[:d]])) - 5000  # whole, so that 0 is met exactly
+    usual = jnp.where(grid == 0, -1e-5, grid / 1250)
+    return _Random(optimum, usual, _rotation(other, d), _rotation(u, d), u)
 
 
 def _powers(base: float, d: int) -> np.ndarray:
@@ -275,7 +298,7 @@ def _lunacek(y, instance):
 class _Formula(NamedTuple):
     """`value(y f64[d], instance) -> f64[]`, without f_opt; `matrices(first, second)` makes an instance's of
     its two rotations; `minimiser(second, usual, u)` its place from the second rotation, the usual place in
-    [-4, 4]^d and uniform numbers f64[2d or more]; `peaks`: how many."""
+    [-4, 4]^d and uniform numbers f64[101 d or more]; `peaks`: how many."""
 
     name: str
     value: Callable[[Any, Instance], Any]
@@ -371,8 +394,9 @@ _FORMULAS = (
 )
 
 
+@partial(jax.jit, static_argnums=0)
 def _peaks(p: int, seed: Any, u: Any, rotation: Any) -> Peaks:
-    """The p peaks of f21 or f22, from the seed, its uniform numbers f64[p d or more] and the rotation."""
+    """The p peaks of f21 or f22, from the seed, its uniform numbers and the rotation."""
     d = len(rotation)
     side, highest = (10.0, math.sqrt(1000)) if p == 101 else (9.8, 1000.0)
     # Sorting gives random orders: of the conditions over the lower peaks, and for each peak over its axes.
@@ -430,21 +454,14 @@ class BBOB:
 
     def numbered(self, number: Any) -> Instance:
         """COCO's instance of this number, i64[] from 1 to 10,000."""
-        formula, f, d = _FORMULAS[int(self.function) - 1], int(self.function), self.dimension
-        number = jnp.asarray(number, jnp.int64)
+        f, d = int(self.function), self.dimension
+        formula, number = _FORMULAS[f - 1], jnp.asarray(number, jnp.int64)
         seed = SEED.get(f, f) + 10_000 * number
-        count = max(2 * d * d, formula.peaks * d)
-        u, beside, other = jax.vmap(lambda s: uniforms(s, count))(seed + jnp.array([0, 1, FIRST]))
-        ratio = _normals(u[:2])[0] / _normals(beside[:2])[0]
-        optimum = jnp.clip(_round(10_000 * ratio) / 100, -1000, 1000)
-
-        grid = jnp.floor(10_000 * (other if f == 12 else u)[:d]) - 5000  # whole, so that 0 is met exactly
-        usual = jnp.where(grid == 0, -1e-5, grid / 1250)
-        second = _rotation(u, d)
-        minimiser = formula.minimiser(second, usual, u)
-        matrices = formula.matrices(_rotation(other, d), second) if formula.matrices else ()
-        peaks = _peaks(formula.peaks, seed, u, second) if formula.peaks else None
-        return Instance(number, optimum, minimiser, matrices, peaks)
+        random = _random(seed, d)
+        minimiser = formula.minimiser(random.second, random.usual[int(f == 12)], random.uniforms)
+        matrices = formula.matrices(random.first, random.second) if formula.matrices else ()
+        peaks = _peaks(formula.peaks, seed, random.uniforms, random.second) if formula.peaks else None
+        return Instance(number, random.optimum, minimiser, matrices, peaks)
 
     def value(self, instance: Instance, x: jax.Array) -> jax.Array:
         """f64[] at x f64[d] in [-5, 5]^d."""
