@@ -170,16 +170,16 @@ def load(name: str, dataset: str) -> Cells:
     ValueError where the file holds another grid."""
     suite = SUITES[name]
     path = _file(suite, dataset)
-    records = _Plain(io.BytesIO(path.read_bytes())).load()
     keys = map("".join, product(*(map(str, range(levels)) for levels in suite.shape)))
     try:
+        records = _Plain(io.BytesIO(path.read_bytes())).load()
         cells = [records[key] for key in keys]
         losses = [cell[suite.record] for cell in cells]
         seconds = [math.fsum(cell["train_time"]) / len(cell["train_time"]) for cell in cells]
         if len({len(values) for values in losses}) > 1:
             losses = [values * (REPEATS // len(values)) for values in losses]
         table = np.array(losses, np.float64)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} does not hold the grid of {name}: {error!r}") from None
     if suite.perfect is not None:
         table = 1.0 - table / suite.perfect

@@ -124,8 +124,8 @@ def load(files: tuple[Path, ...]) -> Runs:
             recorded = COMPLEMENTS.get(name, name)
             if any((other[recorded] != values[recorded]).any() for other, _ in tasks):
                 raise ValueError(f"tasks differ in {recorded}")
-            value = values[recorded].astype(np.float64)
-            # Near 1 float32 has few digits left for what is missing to it.
+            # The collected file is float32, and both layouts are to give the same places.
+            value = values[recorded].astype(np.float32).astype(np.float64)
             value = np.clip(1.0 - value if name in COMPLEMENTS else value, axis.low, axis.high)
             places.append([axis.encode(v) for v in value])
         with np.errstate(over="ignore"):
