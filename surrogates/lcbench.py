@@ -151,7 +151,7 @@ class LCBench:
     ) -> jax.Array:
         """f64[]: simulated seconds, the same for each epoch of a configuration."""
         whole = self.outputs(instance, hp, self.max_epoch)[OUTPUTS.index("time")].astype(jnp.float64)
-        return (until - start).astype(jnp.float64) * (whole / self.max_epoch)
+        return jnp.asarray(until - start, jnp.float64) * (whole / self.max_epoch)
 
     def train(
         self,

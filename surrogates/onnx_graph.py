@@ -191,7 +191,7 @@ def _gemm(a: Any, b: Any, c: Any, alpha: float = 1.0, beta: float = 1.0, transB:
 
 
 def _normalise(
-    x: Any, scale: Any, shift: Any, mean: Any, variance: Any, epsilon: float, momentum: float
+    x: Any, scale: Any, shift: Any, mean: Any, variance: Any, epsilon: float = 1e-5, momentum: float = 0.9
 ) -> Any:
     """Batch normalisation as at inference: with the moments of training."""
     return (x - mean) * (scale / np.sqrt(variance + np.float32(epsilon))) + shift

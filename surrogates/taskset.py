@@ -198,7 +198,7 @@ class TaskSet:
         self, instance: Instance, key: jax.Array, hp: Mapping, start: jax.Array, until: jax.Array
     ) -> jax.Array:
         """f64[]: simulated seconds, one an epoch."""
-        return (until - start).astype(jnp.float64)
+        return jnp.asarray(until - start, jnp.float64)
 
     def train(
         self,
