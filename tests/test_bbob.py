@@ -185,6 +185,13 @@ def test_the_published_first_instance_as_an_objective():
     assert float(objective.reference(instance).optimum_static) == pytest.approx(79.48, abs=1e-12)
 
 
+def test_the_step_ellipsoid_slopes_on_its_lowest_step():
+    """COCO's value (cocoex 2.8.2) at a distance of .002 along each axis, where ioh 0.4.2 has f_opt, 92.94."""
+    objective = BBOB("bbob", 7)
+    x = jnp.array([-0.2236, 0.738, 0.278, 3.1156, 2.3988], jnp.float64)
+    assert float(objective.value(objective.numbered(1), x)) == pytest.approx(92.94000003988216, abs=1e-12)
+
+
 def test_an_instance_is_drawn_by_its_number():
     objective = BBOB("bbob", 5, 2)
     drawn = jax.jit(jax.vmap(objective.draw))(jax.random.split(jax.random.key(0), 400))
