@@ -51,14 +51,14 @@ def rank(label: str) -> tuple:
     return (ORDER.index(name) if name in ORDER else len(ORDER), label)
 
 
-def _figure(width: float, height: float, columns: int):
+def _figure(width: float, height: float, columns: int, rows: int = 1):
     # Without pyplot: no global state, no window, and import stays short.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
-        axes = figure.subplots(1, columns, squeeze=False)[0]
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, axis="both", color="#e6e6e6", linewidth=0.6, zorder=0)
@@ -384,6 +384,68 @@ GROWS = {
     "workers": ("workers (simulated)", (1,)),
 }
 SLOPES = {-1: "shared by all", 1: "linear", 3: "cubic"}
+
+
+def dial_figure(table: Any) -> str:
+    """What turning each dial decides, a column a dial: above the share of runs that end near-optimal with its
+    interval, below E[min(T, B)] full trainings until then.
+
+    table: as from `bench.dials.dial_table`."""
+    from matplotlib.lines import Line2D
+
+    names = list(dict.fromkeys(table["dial"]))
+    labels = sorted(table["label"].unique(), key=rank)
+    figure, axes = _figure(max(2.6 * len(names) + 0.9, 5.0), 5.2, len(names), 2)
+    figure.subplots_adjust(left=0.75 / figure.get_size_inches()[0], right=0.985, bottom=0.1, top=0.84,
+                           wspace=0.12, hspace=0.16)  # fmt: skip
+    most = float(table["budget"].max())
+    for i, name in enumerate(names):
+        here = table[table["dial"] == name]
+        above, below = axes[i], axes[len(names) + i]
+        for label in labels:
+            part: Any = here[here["label"] == label].sort_values("value")
+            look: Any = dict(
+                color=colour(label), linestyle=dash(label), marker="o", markersize=3.8, linewidth=1.6
+            )
+            above.fill_between(
+                part["value"],
+                100 * part["low"],
+                100 * part["high"],
+                color=colour(label),
+                alpha=0.12,
+                linewidth=0,
+            )
+            above.plot(part["value"], 100 * part["share"], **look)
+            below.plot(part["value"], part["trials"], **look)
+        values = np.unique(here["value"])
+        spread = values[values > 0]
+        log = len(spread) == len(values) and spread.max() / spread.min() > 10
+        for ax in (above, below):
+            if log:
+                ax.set_xscale("log")
+            elif len(spread) < len(values) and spread.max() / spread.min() > 10:
+                ax.set_xscale("symlog", linthresh=float(spread.min()))
+            ax.set_xticks(values, [f"{v:g}" for v in values])
+            ax.minorticks_off()
+        above.set_ylim(-3, 103)
+        above.tick_params(axis="x", labelbottom=False)
+        above.set_title(name.replace(": ", ":\n"), fontsize=9.5)
+        below.set_yscale("log", base=2)
+        below.set_ylim(0.9, most * 1.1)
+        ticks = 2.0 ** np.arange(0, np.log2(most) + 1e-9)
+        below.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        below.minorticks_off()
+        below.set_xlabel(name.split(": ")[-1])
+        if i:
+            above.tick_params(axis="y", labelleft=False)
+            below.tick_params(axis="y", labelleft=False)
+    axes[0].set_ylabel("% of runs near-optimal")
+    axes[len(names)].set_ylabel("full trainings, E[min(T, B)]")
+    handles = [
+        Line2D([], [], color=colour(v), marker="o", linestyle=dash(v), markersize=4, label=v) for v in labels
+    ]
+    figure.legend(handles=handles, loc="upper left", ncols=min(len(handles), 8), frameon=False, fontsize=9.5)
+    return svg(figure, "dials")
 
 
 def growth_figure(table: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.dials import dial_table, dials
 from bench.metrics import (
     LEVELS,
     MOST,
@@ -29,7 +30,7 @@ from bench.metrics import (
     load_folder,
     summary,
 )
-from bench.plots import colour, headline_figure, objective_figure, rank
+from bench.plots import colour, dial_figure, headline_figure, objective_figure, rank
 
 SURE = 6  # fewer runs have no 95 % interval of a median: nothing is emphasised
 READING = {
@@ -289,6 +290,9 @@ class Page:
             )
             order = {objective: i for i, objective in enumerate(self.objectives)}
             out["headline"] = headline_figure(head.sort_values("objective", key=lambda c: c.map(order)))
+        turned = self.dials()
+        if len(turned):
+            out["dials"] = dial_figure(turned)
         for objective in self.objectives:
             ratio, items = self.scale(objective)
             if not items:
@@ -311,6 +315,13 @@ class Page:
                 max_epoch=items[0].max_epoch,
             )
         return out
+
+    def dials(self) -> pd.DataFrame:
+        """What each setting decides in which several objectives differ: `bench.dials.dial_table`."""
+        settings = {
+            c.objective: (c.info.get("settings") or {}).get("objective") or {} for c in self.results.cells
+        }
+        return dial_table(self.head, dials(settings, self.objectives))
 
     def shares(self) -> pd.DataFrame:
         """Mean over objectives of the share of runs that reach the best 10, 1 and .1 % of random
@@ -667,6 +678,24 @@ def _answer(page: Page, figures: dict[str, str]) -> list[str]:
     return out
 
 
+DIALS = (
+    "Objectives that differ in one setting only, a column a setting. Above: how many runs of the largest "
+    "budget end near-optimal, with the 95 % interval (Wilson); below: E[min(T, B)], what a run of it "
+    "spends on average until it is near-optimal or at its end. The target is each objective's own: compare "
+    "strategies at one setting, and how their order changes with it."
+)
+
+
+def _dials(figures: dict[str, str]) -> list[str]:
+    if "dials" not in figures:
+        return []
+    return [
+        '<h2 id="dials">What each dial decides</h2>',
+        _prose(_e(DIALS), kind="small"),
+        f"<figure>{figures['dials']}</figure>",
+    ]
+
+
 def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
     out = [
         '<h2 id="objectives">Objective by objective</h2>',
@@ -749,7 +778,7 @@ def _origins(page: Page) -> list[str]:
 
 def render_html(page: Page, figures: dict[str, str]) -> str:
     """The whole page; nothing outside it is needed."""
-    body = "".join([*_answer(page, figures), *_objectives(page, figures), *_origins(page)])
+    body = "".join([*_answer(page, figures), *_dials(figures), *_objectives(page, figures), *_origins(page)])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -818,6 +847,8 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
         out += ["Notes:", "", *(f"- {label} on {on}: {note}" for label, on, note in notes), ""]
     if "headline" in figures:
         out += ["![Full trainings until near-optimal](figures/headline.svg)", ""]
+    if "dials" in figures:
+        out += ["## What each dial decides", "", DIALS, "", "![Dials](figures/dials.svg)", ""]
     for objective in page.objectives:
         out += [f"## {objective}", "", page.meaning(objective), ""]
         if objective in figures:

@@ -1,0 +1,82 @@
+"""Objectives of one experiment that differ in one setting only: a dial, and what turning it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.metrics import NEAR
+from bench.stats import wilson
+
+LEAST = 3  # settings of a dial: fewer show no course
+
+
+class Dial(NamedTuple):
+    """name: of the objectives, without settings · setting: the one that they differ in · values: ascending
+    numbers, each with the objective that has it, its settings included."""
+
+    name: str
+    setting: str
+    values: tuple[tuple[float, str], ...]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by name, a wrapped objective's with `base.` before them."""
+    found = {}
+    for key, value in settings.items():
+        if key == "base" and isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}base.")
+        elif key != "name":
+            found[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def dials(objectives: Mapping[str, Mapping[str, Any]], order: Iterable[str] = ()) -> list[Dial]:
+    """The dials among objectives, given as label -> settings; in `order` of their first objective. Where two
+    settings vary, each is a dial over those objectives that agree in all others."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for label, settings in objectives.items():
+        groups.setdefault(label.partition(",")[0], {})[label] = _flat(settings)
+    found = []
+    for name, members in groups.items():
+        varying = [
+            k for k in next(iter(members.values())) if len({repr(m.get(k)) for m in members.values()}) > 1
+        ]
+        for setting in varying:
+            alike: dict[str, dict[float, str]] = {}
+            for label, own in members.items():
+                value = own.get(setting)
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    rest = repr(sorted((k, repr(v)) for k, v in own.items() if k != setting))
+                    alike.setdefault(rest, {})[float(value)] = label
+            found += [
+                Dial(name, setting.replace("base.", ""), tuple(sorted(values.items())))
+                for values in alike.values()
+                if len(values) >= LEAST
+            ]
+    place = {label: i for i, label in enumerate(order)}
+    return sorted(found, key=lambda d: min(place.get(label, len(place)) for _, label in d.values))
+
+
+def dial_table(head: pd.DataFrame, found: Iterable[Dial]) -> pd.DataFrame:
+    """One row a dial, value and label, from the headline rows of `summary.csv` (near-optimal, the largest
+    budget): dial (`NAME: SETTING`), value, label, budget, share of runs that are near-optimal in the end with
+    its 95 % interval (Wilson) low, high, and trials, E[min(T, B)]."""
+    rows = []
+    near: Any = head[head["target"] == NEAR]
+    for dial in found:
+        for value, objective in dial.values:
+            for r in near[near["objective"] == objective].to_dict("records"):
+                if not r["runs"] or not np.isfinite(r["budget"]):
+                    continue
+                low, high = (float(v) for v in wilson(int(r["reached"]), int(r["runs"])))
+                rows.append({
+                    "dial": f"{dial.name}: {dial.setting}", "value": value, "label": r["label"],
+                    "budget": r["budget"], "share": r["reached"] / r["runs"], "low": low, "high": high,
+                    "trials": r["trials_restricted_mean"],
+                })  # fmt: skip
+    names = ["dial", "value", "label", "budget", "share", "low", "high", "trials"]
+    return pd.DataFrame(rows, columns=pd.Index(names))
