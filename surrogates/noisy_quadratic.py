@@ -19,7 +19,11 @@ What an objective needs beyond the paper, and what was chosen:
 - The rate follows a `schedule` whose hyperparameters are axes of the space (see `schedules`). Its shape is
   chosen once, with max_epoch as horizon; `learning_rate`, which may change during training, multiplies it.
   Instances know nothing of it: index by index they are the same under every schedule, so that losses compare
-  across schedules, and so is `optimum_dynamic`, the best that free rates can do.
+  across schedules, and so is `optimum_dynamic`, the best that free rates can do. `optimum_static` is that of
+  the space: the best hyperparameters of the schedule.
+- `batch` and `momentum` can be fixed. Plain SGD (momentum 0) over 50 epochs has the regimes of 20,000 steps
+  of 16 examples, which noise limits (`batch` 16, `examples` 6400), of 20,000 of 1024, which it does not
+  (409600), and of 5,000 of 64, which are few (6400).
 - An unstable quadratic only grows, where a network's weights would be lost: a loss above DIVERGED times that
   of fresh weights is infinite, and so are the moments, from then on.
 

@@ -127,6 +127,11 @@ def test_steps_to_a_loss_of_a_hundredth(batch, steps, rate):
     instance = spectrum(exact=True)
     listed = float(loss_after(instance, jnp.int64(steps), rate, 0.0, float(batch)))
     assert listed == pytest.approx(0.01, rel=1e-3)
+    ends = (
+        float(loss_after(instance, jnp.int64(share * steps), rate, 0.0, float(batch)))
+        for share in (0.999, 1.001)
+    )
+    assert next(ends) > 0.01 > next(ends), "and so the number of steps, to .1 %"
     best, where = best_rate(instance, steps, batch)
     assert 0.0085 < best <= 0.01 * (1 + 1e-4)
     assert where == pytest.approx(rate, rel=0.06)
@@ -431,9 +436,13 @@ def test_no_independent_optimiser_undercuts_the_reference():
     assert 0.99 < found / stored["optimum_dynamic"] < 1.02
 
 
-@pytest.mark.parametrize("schedule", ["constant", "step", "piecewise"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["step", *(pytest.param(s, marks=pytest.mark.slow) for s in ("constant", "cosine", "piecewise"))],
+)
 def test_nothing_goes_below_the_optima(schedule):
-    """Random configurations, and random changes of what may change: half start from the former's best."""
+    """Random configurations, and random changes of what may change, from the former's best. The dynamic
+    optimum is the same whatever the schedule."""
     objective = NoisyQuadratic(max_epoch=12, noise=0.0, schedule=schedule, pieces=3)
     instance = objective.draw(instance_key(jnp.uint32(1002)))
     static, dynamic = objective.reference(instance)
@@ -462,15 +471,7 @@ def test_nothing_goes_below_the_optima(schedule):
     losses = np.asarray(after(changed))
     assert dynamic * (1 - 1e-3) < np.nanmin(losses) < 3 * dynamic
     assert dynamic < static
-
-
-def test_the_dynamic_optimum_knows_nothing_of_the_schedule():
-    found = []
-    for schedule in ("constant", "cosine"):
-        objective = NoisyQuadratic(max_epoch=12, schedule=schedule)
-        found.append(objective.reference(objective.draw(instance_key(jnp.uint32(1002)))))
-    assert float(found[0].optimum_dynamic) == pytest.approx(float(found[1].optimum_dynamic), rel=1e-6)
-    assert found[1].optimum_static < found[0].optimum_static
+    assert dynamic == pytest.approx(0.0182925, rel=1e-5)
 
 
 def test_stored_references_are_in_order():
