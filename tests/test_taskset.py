@@ -1,4 +1,4 @@
-"""TaskSet: the nearest record, both layouts of its files, divergence; on runs made here and on the real ones."""
+"""TaskSet: the nearest record, both layouts of its files, divergence; on runs made here and on real ones."""
 
 from __future__ import annotations
 
