@@ -64,13 +64,13 @@ def final(instance, hysteresis, log_rates):
 
 def test_training_is_the_recursion_by_hand():
     x = np.array([[0.3, 0.0], [0.45, 0.3]], np.float32)
-    for hysteresis in (0.3, 0.8):
+    for hysteresis, until in ((0.3, 6), (0.8, 81)):
         objective = Hysteresis(noise=0.0, hysteresis=hysteresis)
         instance = instance_of(objective)
         losses = []
         for u in x:
             excess, permanent, passing = 1.0, 0.0, 0.0
-            for epoch, part in enumerate(share(0.5 * u[1])):
+            for epoch, part in enumerate(share(0.5 * u[1])[:until]):
                 rate = LOW * (HIGH / LOW) ** u[0] * part
                 damage = HARM * max(0, rate * instance.intolerance[epoch] - 1) ** 2
                 ratio = rate * instance.inverse
@@ -78,9 +78,10 @@ def test_training_is_the_recursion_by_hand():
                 permanent += hysteresis * damage
                 passing = HEALING * passing + (1 - hysteresis) * damage
             losses.append(excess + permanent + passing)
-        weights, _, found = train(objective, instance, x)
+        weights, _, found = train(objective, instance, x, 0, until)
         np.testing.assert_allclose(found, losses, rtol=1e-5)
         np.testing.assert_allclose(weights.permanent[1], permanent, rtol=1e-4)
+        np.testing.assert_allclose(weights.passing[1], passing, rtol=1e-4)
 
 
 def test_a_bad_phase_is_never_repaired_but_where_damage_heals():
