@@ -20,6 +20,8 @@ from surrogates.lcbench import INPUTS, OUTPUTS, TASKS, Instance, LCBench
 from surrogates.onnx_graph import evaluate, read
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "yahpo" / "lcbench"
+# The order in which the publisher's network takes its numbers, the epoch before them.
+ORDER = "batch_size learning_rate momentum weight_decay num_layers max_units max_dropout".split()
 needs_data = pytest.mark.skipif(not (DATA / "model.onnx").is_file(), reason=f"no {DATA}")
 
 
@@ -40,7 +42,7 @@ def random_points(n: int, seed: int = 0):
     u = rng.random((n, 7), np.float32)
     columns = LCBench(data_dir=str(DATA)).space.decode_many(u)
     epoch = rng.integers(2, 52, n)
-    return u, epoch, np.stack([epoch, *(columns[name] for name in INPUTS)], 1).astype(np.float32)
+    return u, epoch, np.stack([epoch, *(columns[name] for name in ORDER)], 1).astype(np.float32)
 
 
 # The reader ------------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ FACTS = [
 @needs_data
 def test_stored_answers_of_onnxruntime(objective):
     for task, numbers, expected in FACTS:
-        hp = dict(zip(INPUTS, numbers[1:], strict=True))
+        hp = dict(zip(ORDER, numbers[1:], strict=True))
         code = lcbench.load(DATA.resolve())[1][TASKS.index(task)]
         found = objective.outputs(Instance(jnp.int32(code)), hp, numbers[0] - 1)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -208,7 +210,7 @@ def test_against_onnxruntime_on_a_thousand_points_of_each_task(objective):
     @jax.jit
     def run(code, numbers):
         def one(numbers):
-            hp = dict(zip(INPUTS, numbers[1:], strict=True))
+            hp = dict(zip(ORDER, numbers[1:], strict=True))
             return objective.outputs(Instance(code), hp, numbers[0] - 1)
 
         return jax.vmap(one)(numbers)
@@ -257,6 +259,15 @@ def test_no_configuration_lies_below_the_stored_optimum_and_costs_add_up(objecti
     assert (true.min(1) >= optimum).all()
     # And it is near what random finds where that is near: a sanity check of the search, not of its quality.
     assert (optimum > 0).all() and (optimum < true.min(1)).all()
+
+
+@needs_data
+def test_the_search_finds_what_is_stored(objective, monkeypatch):
+    monkeypatch.setattr(lcbench, "SEARCHES", 1)
+    instance = objective.draw(reference.instance_key(jnp.uint32(1000)))
+    search = jax.jit(lambda key: objective.make_reference(instance, key).optimum_static)
+    stored = reference.reference_table(objective, [1000])["optimum_static"][0]
+    assert float(search(jax.random.key(5))) == pytest.approx(stored, rel=1e-4)
 
 
 @needs_data

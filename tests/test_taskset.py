@@ -38,6 +38,7 @@ def made(tmp_path_factory):
     losses[:, :, 3, 7:] = np.nan
     losses[:, :, 4, 9] = np.inf
     losses[2, 0, 5, 20] = 1e30
+    losses[:, :, 6, 0] = -1.0  # the lowest, but of fresh weights
     published, collected = (tmp_path_factory.mktemp(name) for name in ("published", "collected"))
     arrays = {"hp_names": sorted(hp), "task_names": TASKS}
     for task, (valid, test) in zip(TASKS, losses, strict=True):
