@@ -1,7 +1,10 @@
-"""Workers on a virtual clock: who is idle, who finishes when, what the budget still pays for.
+"""Workers on a virtual clock: who is idle, who finishes when, what is lost, what the budget still pays for.
 
 All of it is numpy over lanes (one lane a seed), float64, never traced: simulated time cannot depend on
 the host, and the compiled programs need not know how many workers there are.
+
+Stragglers and losses are those of the ASHA paper (Li et al. 2020, MLSys, appendix A.1): a job takes 1 + |z|
+times as long, z ~ N(0, straggle), and is lost in each of its epochs with probability `drop`.
 """
 
 from __future__ import annotations
@@ -18,22 +21,59 @@ class ContractError(ValueError):
 
 
 # Columns of the tables of running jobs: whole numbers i32, reals f64.
-JOB, TRIAL, SOURCE, START, UNTIL = range(5)
-STARTED, FINISH, COST = range(3)
+JOB, TRIAL, SOURCE, START, UNTIL, LOST, TRIES = range(7)
+STARTED, FINISH, TOOK, COST = range(4)
+LUCK = 256  # jobs of a lane whose luck is drawn at once
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """A simulated cluster; times in simulated seconds.
+
+    `workers` · `straggle`: standard deviation of z, a job takes 1 + |z| times as long · `drop`: probability
+    that a job is lost in an epoch; what it trained is charged · `retries`: how often a lost job is run again
+    before it is given up, and told as infinity; 0: at once · `startup`: of every job, before it trains ·
+    `load`, `copy`, `save`: of a checkpoint that a job continues from, that it continues from another trial's,
+    that it leaves (where its strategy resumes or copies any) · `thinking`: the strategy's own, before each
+    job; it decides on one job at a time."""
+
+    workers: int = 1
+    straggle: float = 0.0
+    drop: float = 0.0
+    retries: int = 0
+    startup: float = 0.0
+    load: float = 0.0
+    copy: float = 0.0
+    save: float = 0.0
+    thinking: float = 0.0
+
+    def __post_init__(self):
+        for name, least in (("workers", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        for name in ("straggle", "drop", "startup", "load", "copy", "save", "thinking"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+        if self.drop >= 1:
+            raise ValueError(f"drop must be a probability below 1, got {self.drop}")
 
 
 @dataclass
 class Cluster:
-    """W workers in each of L lanes, with their budgets.
+    """W workers in each of L lanes, one lane a seed, with their budgets.
 
     Worker w of lane l has the *place* l * W + w; its running job is row `place` of the tables `whole`, `real`
     and `x`, and its checkpoint counts from the moment when the clock reaches its finish. `trial`, `source`,
-    `start`, `until` and `cost` [lanes, workers] are views of the tables. `reached[lane, trial]` is the epoch
-    of the committed checkpoint, 0 where there is none.
+    `start` and `until` [lanes, workers] are views of the tables. `reached[lane, trial]` is the epoch of the
+    committed checkpoint, 0 where there is none. A job that is given up leaves its trial `dead`: like a
+    diverged one it may be trained on, at full cost, and every loss of it is infinite, until it copies
+    another's checkpoint.
     """
 
-    lanes: int
-    workers: int
+    seeds: np.ndarray  # i64[lanes]
+    settings: ClusterSettings
     num_trials: int
     width: int
     epochs: int  # the budget of a lane, in epochs
@@ -49,24 +89,28 @@ class Cluster:
     waiting: np.ndarray = field(init=False)
 
     def __post_init__(self):
-        lanes, workers = self.lanes, self.workers
+        lanes, workers = self.lanes, self.workers = len(self.seeds), self.settings.workers
         self.now = np.zeros(lanes)
         self.spent = np.zeros(lanes, np.int64)
         self.granted = np.zeros(lanes, np.int64)
         self.asking = np.ones(lanes, bool)
         self.waiting = np.zeros(lanes, bool)
-        self.whole = np.full((lanes * workers, 5), NONE, np.int32)
-        self.real = np.full((lanes * workers, 3), np.inf)
+        self.whole = np.full((lanes * workers, 7), NONE, np.int32)
+        self.real = np.full((lanes * workers, 4), np.inf)
         self.x = np.zeros((lanes * workers, self.width), np.float32)
         table = self.whole.reshape(lanes, workers, -1)
         self.trial, self.source = table[..., TRIAL], table[..., SOURCE]
         self.start, self.until = table[..., START], table[..., UNTIL]
-        self.cost = self.real.reshape(lanes, workers, -1)[..., COST]
         self.first = np.arange(lanes) * workers  # each lane's first place
         self.reached = np.zeros((lanes, self.num_trials), np.int32)
         # What a trial's checkpoint was trained with; read only where a job may start from one.
         kept = self.num_trials if self.resumes or self.copies else 0
         self.last_x = np.zeros((lanes, kept, self.width), np.float32)
+        self.dead = np.zeros((lanes, self.num_trials), bool)
+        self.thinks = np.zeros(lanes)  # until when the strategy thinks
+        self.unlucky = self.settings.straggle > 0 or self.settings.drop > 0
+        self.chance = [np.random.default_rng([7, seed]) for seed in self.seeds] if self.unlucky else []
+        self.luck = np.empty((lanes, 0, 2))  # z and u of each job, drawn as they are needed
 
     @property
     def busy(self) -> np.ndarray:
@@ -94,12 +138,35 @@ class Cluster:
         asks = self.asking & (tells | ~due)
         return tells, place, asks
 
-    def release(self, lanes: np.ndarray, places: np.ndarray) -> None:
-        """The clock reaches the finish of the jobs at these places, one a lane: their checkpoints count,
-        their workers are idle."""
+    def lose(self, tells: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the jobs that the lanes of `tells` would tell next: which are lost and run again, and which are
+        given up. (bool[lanes], bool[lanes])"""
+        job = self.whole[places]
+        lost = tells & (job[:, LOST] > 0)
+        length = job[:, UNTIL] - job[:, START]
+        self.spent -= np.where(lost, length - job[:, LOST], 0)  # only what it trained is charged
+        again = lost & (job[:, TRIES] < self.settings.retries) & (self.spent + length <= self.epochs)
+        from_dead = self.dead[np.arange(self.lanes), np.maximum(job[:, SOURCE], 0)] & (job[:, SOURCE] != NONE)
+        return again, (lost & ~again) | (tells & from_dead & ~again)
+
+    def retry(self, lanes: np.ndarray, places: np.ndarray) -> None:
+        """The jobs lost at these places, one a lane, start again, as new jobs."""
+        self.now[lanes] = self.real[places, FINISH]
+        self.whole[places, JOB] = self.granted[lanes]
+        self.whole[places, TRIES] += 1
+        self.granted[lanes] += 1
+        self.spent[lanes] += self.whole[places, UNTIL] - self.whole[places, START]
+        self.real[places, STARTED] = self.now[lanes]
+        self.run(places, self.real[places, COST])
+
+    def release(self, lanes: np.ndarray, places: np.ndarray, dead: np.ndarray) -> None:
+        """The clock reaches the finish of the jobs at these places, one a lane: their checkpoints count, save
+        of those that are `dead`, and their workers are idle."""
         trial = self.whole[places, TRIAL]
         self.now[lanes] = self.real[places, FINISH]
         self.reached[lanes, trial] = self.whole[places, UNTIL]
+        if self.unlucky:
+            self.dead[lanes, trial] = dead
         if self.last_x.size:
             self.last_x[lanes, trial] = self.x[places]
         self.whole[places, JOB] = NONE
@@ -127,18 +194,52 @@ class Cluster:
         if self.workers > 1:
             places = places + (~self.busy[lanes]).argmax(1)
         self.spent[lanes] += charge
-        self.whole[places] = np.stack([self.granted[lanes], trial, source, start, until], 1)
+        none = np.zeros(len(lanes), np.int32)
+        self.whole[places] = np.stack([self.granted[lanes], trial, source, start, until, none, none], 1)
         self.granted[lanes] += 1
         self.x[places] = x
-        self.real[places, STARTED] = self.now[lanes]
+        if self.settings.thinking:
+            self.thinks[lanes] = np.maximum(self.thinks[lanes], self.now[lanes]) + self.settings.thinking
+            self.real[places, STARTED] = self.thinks[lanes]
+        else:
+            self.real[places, STARTED] = self.now[lanes]
         return places
 
     def run(self, places: np.ndarray, cost: np.ndarray) -> None:
-        """The granted jobs take `cost` f64 simulated seconds."""
+        """The jobs at these places take `cost` f64 simulated seconds, and what the cluster adds."""
         if not (cost.min() >= 0 and cost.max() < np.inf):
             raise ContractError(f"an objective's cost must be finite and not negative, got {cost.min()}")
         self.real[places, COST] = cost
-        self.real[places, FINISH] = self.real[places, STARTED] + cost
+        took = self._took(places, cost) if self._adds else cost
+        self.real[places, TOOK] = took
+        self.real[places, FINISH] = self.real[places, STARTED] + took
+
+    @property
+    def _adds(self) -> bool:
+        s = self.settings
+        return self.unlucky or s.startup + s.load + s.copy + s.save > 0
+
+    def _took(self, places: np.ndarray, cost: np.ndarray) -> np.ndarray:
+        """Simulated seconds f64 that jobs take, stragglers and losses included; notes the losses."""
+        s, lanes = self.settings, places // self.workers
+        job, trial, source, start, until = self.whole[places, :LOST].T
+        kept = True
+        if self.unlucky:
+            while job.max() >= self.luck.shape[1]:
+                more = [np.stack([g.standard_normal(LUCK), g.random(LUCK)], 1) for g in self.chance]
+                self.luck = np.concatenate([self.luck, more], 1)
+            z, u = self.luck[lanes, job].T
+            cost = cost * (1 + np.abs(s.straggle * z))
+            length = until - start
+            # The epoch in which a job is lost is geometric.
+            epoch = np.floor(np.log1p(-u) / np.log1p(-s.drop)) + 1 if s.drop else np.full(len(u), np.inf)
+            kept = epoch > length
+            self.whole[places, LOST] = np.where(kept, 0, np.minimum(epoch, length))
+            cost = cost * np.where(kept, 1.0, self.whole[places, LOST] / length)
+        added = s.startup + s.load * (source != NONE) + s.copy * ((source != NONE) & (source != trial))
+        if self.resumes or self.copies:
+            added = added + s.save * np.asarray(kept)
+        return cost + added
 
     def _check(self, lanes, trial, source, until, x) -> np.ndarray:
         """The epochs i32 from which the jobs start. Raises ContractError with the first to break a rule."""

@@ -18,11 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from bench.cluster import COST, FINISH, JOB, SOURCE, START, STARTED, TRIAL, UNTIL, Cluster
+from bench.cluster import (
+    FINISH,
+    JOB,
+    LOST,
+    SOURCE,
+    START,
+    STARTED,
+    TOOK,
+    TRIAL,
+    UNTIL,
+    Cluster,
+    ClusterSettings,
+)
 from bench.protocols import NONE, Feedback, Job, budget_epochs, lacking
 from bench.space import Space
 
-FINISHED, GIVEN_UP = "finished", "given up"
+STATUS = ["finished", "lost", "given up", "raised"]  # all but the first are told, if at all, as infinity
+FINISHED, LOST_AGAIN, GIVEN_UP, RAISED = range(4)
 
 
 class Run(NamedTuple):
@@ -102,7 +115,7 @@ class _Told(NamedTuple):
     real: np.ndarray
     x: np.ndarray
     result: np.ndarray
-    failed: np.ndarray
+    status: np.ndarray  # places in STATUS
     recommended: np.ndarray  # f64: the true loss of what the strategy would deploy
 
 
@@ -119,6 +132,8 @@ def drive(
     last_true = np.full((cluster.lanes, cluster.num_trials), np.nan)
     if prior is not None:
         last_true[:, : prior.trials] = prior.true_loss
+    said = np.full(cluster.lanes, np.nan)  # the true loss of what each lane's strategy recommended last
+    none = np.zeros(cluster.lanes, bool)
     # Most rounds take microseconds of arithmetic a lane: what counts here is the number of calls.
     while True:
         tells, place, asks = cluster.plan(trainer.ready)
@@ -135,22 +150,39 @@ def drive(
                 tells, asks = tells & acts, asks & acts
         now = _Told(
             place, cluster.whole[place], cluster.real[place], cluster.x[place], trainer.result[place],
-            trainer.failed[place], np.full(len(place), np.nan),
+            np.where(trainer.failed[place], RAISED, FINISHED), said.copy(),
         )  # fmt: skip
-        trial = np.where(tells, now.whole[:, TRIAL], NONE)
-        tell = Job(trial, now.whole[:, SOURCE], now.x, now.whole[:, UNTIL])
+        trial, dead = np.where(tells, now.whole[:, TRIAL], NONE), none
+        if cluster.unlucky:
+            again, dead = cluster.lose(tells, place)
+            if again.any():
+                cluster.retry(np.flatnonzero(again), place[again])
+                tells, acts = tells & ~again, acts & ~again
+                asks = asks & acts
+            gone = again | dead
+            now.result[gone] = np.inf
+            now.status[again], now.status[dead] = LOST_AGAIN, GIVEN_UP
+            trial = np.where(tells, trial, NONE)
+        tell = Job(trial, now.whole[:, SOURCE], now.x, now.whole[:, UNTIL].copy())
+        if cluster.unlucky:  # the trace says how far it came
+            short = gone & (now.whole[:, LOST] > 0)
+            now.whole[short, UNTIL] = now.whole[short, START] + now.whole[short, LOST]
+            if again.any():
+                rows.append(_Told(*(a[again] for a in now)))
+            if not acts.any():
+                continue
         lanes = np.flatnonzero(tells)
         if len(lanes):
-            trainer.commit(cluster, place[lanes])
-            cluster.release(lanes, place[lanes])
+            trainer.commit(cluster, place[tells & ~dead])
+            cluster.release(lanes, place[lanes], dead[lanes])
         job, recommended = player.turn(
-            acts, tell, Feedback(now.result[:, 0], now.real[:, COST]), cluster.granted
+            acts, tell, Feedback(now.result[:, 0], now.real[:, TOOK]), cluster.granted
         )
         if len(lanes):
             if player.recommends:
                 last_true[lanes, trial[lanes]] = now.result[lanes, 1]
                 known = lanes[recommended[lanes] != NONE]
-                now.recommended[known] = last_true[known, recommended[known]]
+                now.recommended[known] = said[known] = last_true[known, recommended[known]]
             rows.append(now if len(lanes) == len(place) else _Told(*(a[lanes] for a in now)))
         started = cluster.grant(asks, job)
         if len(started):
@@ -165,8 +197,8 @@ def drive(
     return {
         "lane": lane, "job": whole[JOB].astype(np.int64), "trial": whole[TRIAL], "source": whole[SOURCE],
         "start": whole[START], "until": whole[UNTIL], "loss": told.result[:, 0],
-        "true_loss": told.result[:, 1], "recommended_true_loss": told.recommended, "cost": real[COST],
-        "worker": worker, "started": real[STARTED], "finished": real[FINISH], "failed": told.failed,
+        "true_loss": told.result[:, 1], "recommended_true_loss": told.recommended, "cost": real[TOOK],
+        "worker": worker, "started": real[STARTED], "finished": real[FINISH], "status": told.status,
         "x": told.x,
     }  # fmt: skip
 
@@ -289,13 +321,13 @@ def frame(columns: dict[str, np.ndarray], space: Space, seeds, instances, budget
     columns = dict(columns)
     if not columns:
         raise ValueError(f"a budget of {budget:g} full trainings does not pay for a single job")
-    x, lane, failed = columns.pop("x"), columns.pop("lane"), columns.pop("failed")
+    x, lane, status = columns.pop("x"), columns.pop("lane"), columns.pop("status")
     data = {
         "seed": np.asarray(seeds, np.int64)[lane],
         "instance": np.asarray(instances, np.int64)[lane],
         "budget": np.full(len(lane), float(budget)),
         **columns,
-        "status": pd.array([FINISHED, GIVEN_UP], dtype="str").take(failed.astype(np.int64)),
+        "status": pd.array(STATUS, dtype="str").take(status),
         **{f"hp_{name}": values for name, values in space.decode_many(x).items()},
     }
     order = [
@@ -315,15 +347,16 @@ def applicable(strategy, objective) -> None:
         raise NotApplicable(f"needs {', '.join(missing)}, which the objective does not offer")
 
 
-def make_cluster(strategy, objective, lanes: int, workers: int, budget: float) -> Cluster:
-    """The cluster for a strategy's run; raises ValueError where the budget is below one epoch."""
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+def make_cluster(
+    strategy, objective, seeds: Sequence[int] | np.ndarray, settings: ClusterSettings, budget: float
+) -> Cluster:
+    """The cluster for a strategy's runs, a lane a seed; raises ValueError where the budget is below one
+    epoch."""
     epochs = budget_epochs(budget, objective.max_epoch)
     if epochs < 1:
         raise ValueError(f"a budget of {budget:g} full trainings is less than one epoch")
     cube = objective.space.cube()
     return Cluster(
-        lanes, workers, strategy.num_trials, cube.width, epochs, objective.max_epoch, np.asarray(cube.change),
-        "resume" in strategy.needs, "copy" in strategy.needs,
+        np.asarray(seeds, np.int64), settings, strategy.num_trials, cube.width, epochs, objective.max_epoch,
+        np.asarray(cube.change), "resume" in strategy.needs, "copy" in strategy.needs,
     )  # fmt: skip

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from bench.cluster import JOB
+from bench.cluster import JOB, ClusterSettings
 from bench.drive import (
     Prior,
     Run,
@@ -267,7 +267,7 @@ class PlainTrainer:
             source, trial = int(cluster.source[0, w]), int(cluster.trial[0, w])
             start, until = jnp.int32(cluster.start[0, w]), jnp.int32(cluster.until[0, w])
             key = jax.random.fold_in(self.key, trial)
-            fresh = source == NONE
+            fresh = source not in self.checkpoints  # one that was given up has none
             before = self.objective.init(self.instance, key) if fresh else self.checkpoints[source]
             x = jnp.asarray(cluster.x[w])
             after, loss, true_loss, seconds = self.train(
@@ -318,6 +318,7 @@ def run(
     seeds: Sequence[int],
     budget: float,
     workers: int = 1,
+    cluster: ClusterSettings | None = None,
     first_instance: int = 1000,
     seeds_per_instance: int = 1,
     executor: str = "threads",
@@ -330,12 +331,18 @@ def run(
     Strategies are JAX ones or `HostStrategy` factories (which also take `seed=`); objectives are JAX ones or
     a `Callable`, whose jobs run on `workers` threads or processes (`executor`). With `debug` only the first
     seed runs and nothing is compiled, so that print and a debugger work inside. `prior` and what
-    is raised: as in `simulate`.
+    is raised: as in `simulate`, and `cluster` too; but no job of a `Callable` can be lost.
     """
     if executor not in ("threads", "processes"):
         raise ValueError(f"executor must be threads or processes, got {executor!r}")
     clock = time.perf_counter()
+    settings = ClusterSettings(workers) if cluster is None else cluster
+    workers = settings.workers
     called = isinstance(objective, Callable)
+    if called and settings.drop:
+        raise ValueError(
+            f"a function's jobs cannot be lost on a simulated cluster: drop must be 0, got {settings.drop}"
+        )
     if called and executor == "processes" and objective.form == "generator":
         raise ValueError("a generator cannot leave its process: use executor=threads, or the checkpoint form")
     lanes = list(seeds)[:1] if debug else list(seeds)
@@ -344,7 +351,7 @@ def run(
     if prior is not None and debug:
         prior = jax.tree.map(lambda a: a[:1], prior)
     factory = with_prior(factory, prior, len(seeds), objective.max_epoch)
-    settings: dict[str, Any] = dict(cube=cube, max_epoch=objective.max_epoch, budget=budget)
+    made: dict[str, Any] = dict(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     frames, errors = [], []
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
@@ -358,20 +365,20 @@ def run(
         for i, (seed, instance) in enumerate(zip(lanes, instances, strict=True)):
             lane = None if prior is None else jax.tree.map(lambda a, i=i: np.asarray(a)[i], prior)
             if host_factory(factory):
-                strategy = factory(**settings, **_own(factory, cube, seed))
+                strategy = factory(**made, **_own(factory, cube, seed))
                 player: Any = HostPlayer(strategy, cube.width, lane)
             else:
-                player = PlainPlayer(factory, seed=seed, compiled=not debug, prior=lane, **settings)
+                player = PlainPlayer(factory, seed=seed, compiled=not debug, prior=lane, **made)
                 strategy = player.strategy
             applicable(strategy, objective)
-            cluster = make_cluster(strategy, objective, 1, workers, budget)
+            state = make_cluster(strategy, objective, [seed], settings, budget)
             if pool is not None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nearopt-"))
                 trainer: Any = CallTrainer(objective, pool, seed_keys(jnp.uint32(seed))[2], workers, folder)
             else:
                 trainer = PlainTrainer(objective, seed, instance, workers, compiled=not debug)
             told = None if lane is None else jax.tree.map(lambda a: a[None], lane)
-            columns = drive(cluster, player, trainer, None, told)
+            columns = drive(state, player, trainer, None, told)
             errors += [(seed, *error) for error in getattr(trainer, "errors", [])]
             frames.append(frame(columns, objective.space, [seed], [instance], budget))
             if progress is not None:

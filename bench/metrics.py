@@ -364,7 +364,7 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
         until=matrix(until, 0, np.int64),
         total=spent[:, -1],
         recommended=recommended,
-        failed=np.bincount(row, weights=ended == "given up", minlength=len(seeds)) > 0,
+        failed=np.bincount(row, weights=ended == "raised", minlength=len(seeds)) > 0,
     )
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.cluster import TRIAL
+from bench.cluster import LOST, TRIAL, ClusterSettings
 from bench.drive import (
     Prior,
     Run,
@@ -324,7 +324,7 @@ class CompiledTrainer:
         """Queues the jobs and runs each one's first chunk, from which their cost is known."""
         self.ready[places] = False
         lane, worker = np.divmod(places, self.workers)
-        _, trial, source, start, until = cluster.whole[places].T
+        _, trial, source, start, until = cluster.whole[places, :LOST].T
         target = self.row[lane, self.base + worker]
         if self.keep:
             source = np.where(source == NONE, NONE, self.row[lane, np.maximum(source, 0)])
@@ -391,6 +391,7 @@ def simulate(
     seeds: Sequence[int],
     budget: float,
     workers: int = 1,
+    cluster: ClusterSettings | None = None,
     first_instance: int = 1000,
     seeds_per_instance: int = 1,
     prior: Prior | None = None,
@@ -399,8 +400,9 @@ def simulate(
     """Runs a JAX strategy on a JAX objective for every seed, each a lane.
 
     `factory(cube=, max_epoch=, budget=)` makes the strategy; `budget` counts full trainings, those of `prior`
-    (`bench.drive.prior_of_trace`, `prior_of_configs`) apart. Raises NotApplicable, ContractError (a broken
-    rule, with the job) and ValueError (no job fits the budget, or the strategy takes no prior).
+    (`bench.drive.prior_of_trace`, `prior_of_configs`) apart; `cluster`, where given, stands for `workers`.
+    Raises NotApplicable, ContractError (a broken rule, with the job) and ValueError (no job fits the budget,
+    or the strategy takes no prior).
     """
     clock = time.perf_counter()
     lanes = np.asarray(list(seeds), np.int64)
@@ -409,13 +411,16 @@ def simulate(
     factory = with_prior(factory, prior, len(lanes), objective.max_epoch)
     strategy = factory(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     applicable(strategy, objective)
-    cluster = make_cluster(strategy, objective, len(lanes), workers, budget)
+    settings = ClusterSettings(workers) if cluster is None else cluster
+    state = make_cluster(strategy, objective, lanes, settings, budget)
     watch = Stopwatch()
     with jax.enable_x64(True):
-        select = hasattr(objective, "chunk")
+        # Lanes take turns at different times where some wait for training, or for a lost job to end again.
+        select = hasattr(objective, "chunk") or (settings.drop > 0 and settings.retries > 0)
         keep = bool({"resume", "copy"} & strategy.needs) and objective.max_epoch > 1
         player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch, prior)
-        trainer = CompiledTrainer(objective, lanes, instances, workers, strategy.num_trials, keep, watch)
-        columns = drive(cluster, player, trainer, progress, prior)
+        count = settings.workers
+        trainer = CompiledTrainer(objective, lanes, instances, count, strategy.num_trials, keep, watch)
+        columns = drive(state, player, trainer, progress, prior)
     trace = frame(columns, objective.space, lanes, instances, budget)
     return Run(trace, watch.compiling, time.perf_counter() - clock - watch.compiling, [])

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Cell:
 
     strategy: Entry
     objective: Entry
-    workers: int
+    cluster: Any  # bench.cluster.ClusterSettings
     label: str
     folder: Path
     seeds: int
@@ -79,7 +79,7 @@ class Cell:
         return {
             "strategy": self.strategy.settings,
             "objective": self.objective.settings,
-            "workers": self.workers,
+            "cluster": asdict(self.cluster),
             "first_instance": self.first_instance,
             "seeds_per_instance": self.seeds_per_instance,
         }
@@ -189,13 +189,11 @@ def cells(experiment: Experiment) -> list[Cell]:
     for objective in experiment.objectives:
         for strategy in experiment.strategies:
             for cluster in experiment.clusters:
-                workers = cluster.settings.get("workers")
-                if not isinstance(workers, int) or workers < 1:
-                    raise UserError(f"cluster {cluster.name}: workers must be at least 1, got {workers!r}")
-                label = strategy.label + (f",workers={workers}" if workers != 1 else "")
+                made, said = _cluster(cluster, strategy)
+                label = ",".join([strategy.label, *said])
                 folder = experiment.folder / objective.label / label
                 cell = Cell(
-                    strategy, objective, workers, label, folder, experiment.seeds_of(objective),
+                    strategy, objective, made, label, folder, experiment.seeds_of(objective),
                     experiment.budgets_of(objective), experiment.first_instance,
                     experiment.seeds_per_instance, experiment.debug,
                 )  # fmt: skip
@@ -205,6 +203,41 @@ def cells(experiment: Experiment) -> list[Cell]:
                     raise UserError(str(error)) from None
                 found.append(cell)
     return found
+
+
+def _cluster(entry: Entry, strategy: Entry) -> tuple[Any, list[str]]:
+    """The settings of a cluster under a strategy, and those that differ from one undisturbed worker, as they
+    stand in a label. Raises UserError."""
+    from bench.cluster import ClusterSettings
+
+    settings = dict(entry.settings)
+    if settings.get("thinking") == "recorded":
+        settings["thinking"] = recorded_thinking(strategy.label)
+    made = catalogue.build(settings)
+    if not isinstance(made, ClusterSettings):
+        raise UserError(f"cluster {entry.name}: its _target_ must be bench.cluster.ClusterSettings")
+    usual = asdict(ClusterSettings())
+    shown = {k: entry.settings.get(k, v) for k, v in asdict(made).items() if v != usual[k]}
+    return made, [f"{k}={v}" for k, v in shown.items()]
+
+
+def recorded_thinking(label: str) -> float:
+    """Seconds that a strategy thinks for a training: CPU seconds of a run over its budget, as `nearopt speed`
+    measured it here (results/speed) or in the results that nearopt ships; UserError where it did not."""
+    import pandas as pd
+
+    for root in (Path("results"), Path(__file__).parent.parent / "results" / "reference"):
+        path = root / "speed" / "speed.csv"
+        if not path.exists():
+            continue
+        table: Any = pd.read_csv(path)
+        for name in (label, label.partition(",")[0]):
+            rows = table[table["strategy"].str.partition(",")[0].eq(name) | table["strategy"].eq(name)]
+            rows = rows[rows["cpu_s"].notna()]
+            if len(rows):
+                row = rows.iloc[0]
+                return float(f"{row['cpu_s'] / row['budget']:.3g}")
+    raise UserError(f"thinking=recorded: nearopt speed has not measured {label}; give seconds instead")
 
 
 def versions() -> dict[str, str]:
@@ -247,7 +280,7 @@ def work(cell: Cell) -> Work:
         for b in cell.budgets
     }
     for budget, strategy in made.items():
-        make_cluster(strategy, objective, 1, cell.workers, budget)
+        make_cluster(strategy, objective, [0], cell.cluster, budget)
     top = made[max(made)]
     try:
         applicable(top, objective)
@@ -309,7 +342,7 @@ def run_cell(
             factory = catalogue.strategy_factory(cell.strategy.settings)
             compiled = hasattr(objective, "draw") and not loop.host_factory(factory) and not cell.debug
             settings: dict[str, Any] = dict(
-                workers=cell.workers,
+                cluster=cell.cluster,
                 first_instance=cell.first_instance,
                 seeds_per_instance=cell.seeds_per_instance,
             )

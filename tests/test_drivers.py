@@ -304,7 +304,7 @@ def test_a_call_that_raises_is_recorded_and_told_as_infinity():
     run = loop.run(one_slice, loop.Callable(sometimes_raises, SPACE), seeds=[0], budget=12)
     bad = run.trace["hp_rate"] > 0.5
     assert bad.any() and (~bad).any()
-    assert np.isinf(run.trace["loss"][bad]).all() and (run.trace["status"][bad] == "given up").all()
+    assert np.isinf(run.trace["loss"][bad]).all() and (run.trace["status"][bad] == "raised").all()
     assert len(run.errors) == bad.sum() and "out of memory" in run.errors[0][2]
 
 
@@ -317,7 +317,7 @@ def test_a_generator_that_raised_cannot_go_on_as_if_it_were_new():
         return Understated(((0, NONE, 3), (0, 0, 5)), needs=frozenset({"stop", "resume"}), **settings)
 
     run = loop.run(jobs, loop.Callable(breaks, SPACE, 9, "generator"), seeds=[0], budget=1)
-    assert run.trace["status"].tolist() == ["given up"] * 2 and "earlier job" in run.errors[1][2]
+    assert run.trace["status"].tolist() == ["raised"] * 2 and "earlier job" in run.errors[1][2]
 
 
 def test_forms_that_cannot_do_what_is_needed_say_so():

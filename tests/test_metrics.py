@@ -127,7 +127,7 @@ def test_spent_with_two_workers_includes_what_is_running():
 
 def test_what_did_not_finish_is_never_the_incumbent():
     columns = trace([(0, 1, 1.0, 1.0, 0, 1), (0, 1, np.nan, np.nan, 1, 2), (0, 1, 2.0, 2.0, 2, 3)])
-    columns["status"] = np.array(["given up", "finished", "finished"], object)
+    columns["status"] = np.array(["raised", "finished", "finished"], object)
     runs = metrics.runs_of(columns)
     assert runs.failed.tolist() == [True]
     assert metrics.score(runs, goals(0.0, 0.5), "training", 1).true[0].tolist() == [np.inf, np.inf, 2.0]

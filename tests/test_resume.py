@@ -112,7 +112,11 @@ def test_a_cell_that_fails_later_is_still_read_with_its_own_epochs(monkeypatch):
     before = summary()
     assert np.isfinite(before["trials_median"]).any()
 
+    build = catalogue.build
+
     def broken(settings):
+        if "cluster" in settings["_target_"]:
+            return build(settings)
         raise catalogue.UserError("broken since")
 
     with monkeypatch.context() as patch:
