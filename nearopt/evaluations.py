@@ -362,7 +362,7 @@ def markdown(rows: list[Evaluation], about: dict[str, str]) -> str:
         else:
             lines += single
     notes = (
-        f"Microseconds a point of a batch on {CORES} cores, the best of {REPEATS} calls after the first: wall "
+        f"Microseconds a point of a batch on {CORES} cores, best of {REPEATS} calls after the first: wall "
         "time, which a busy machine lengthens, and CPU time of all threads. A point is decoded "
         "from the unit cube and trained in one slice from fresh weights to max_epoch with a key of its own; "
         "the result is its true loss. Compiling is apart and once. Peers: CPU time of a point for the same "
