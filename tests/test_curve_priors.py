@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, spearmanr
 
+from bench.drive import instance_key
 from bench.reference import reference_table
 from surrogates import ifbo, lcpfn
 from surrogates.curves import Curves
@@ -51,19 +52,20 @@ def ranks(values):
 
 def noise_of(objective, instance, x, trials, until):
     """Told minus true losses [trials, 2] of one configuration at `until` and at the epoch before."""
-    hp = objective.space.decode_array(jnp.asarray(x))
+    slices = jnp.array([[0, until], [until // 2, until], [0, until - 1]], jnp.int32)
 
     @jax.jit
-    @jax.vmap
-    def run(key):
-        def train(start, until):
-            return objective.train(instance, key, (), hp, jnp.int32(start), jnp.int32(until))[1:]
+    def run(keys):
+        hp = objective.space.decode_array(jnp.asarray(x))
 
-        return train(0, until), train(until // 2, until), train(0, until - 1)
+        def train(key, cut):
+            return objective.train(instance, key, (), hp, cut[0], cut[1])[1:]
 
-    whole, resumed, before = run(jax.random.split(jax.random.key(8), trials))
-    np.testing.assert_array_equal(whole, resumed)
-    return np.stack([np.asarray(told - true) for told, true in (whole, before)], axis=1)
+        return jax.vmap(jax.vmap(train, (None, 0)), (0, None))(keys, slices)
+
+    told, true = map(np.asarray, run(jax.random.split(jax.random.key(8), trials)))
+    np.testing.assert_array_equal(told[:, 0], told[:, 1])
+    return (told - true)[:, [0, 2]]
 
 
 # LC-PFN
@@ -102,9 +104,16 @@ def test_lcpfn_proposals_follow_the_prior_and_its_published_correlations(prior):
         np.testing.assert_allclose(share, [0.1, 0.5, 0.9], atol=0.03)
 
 
-def test_lcpfn_as_an_objective_keeps_the_priors_law(prior):
-    """512 instances of 8 configurations each. Within .02 of the prior's correlations, .04 of its law."""
-    values, instance = losses(LCPFN(), 512, 8, EPOCHS)
+@pytest.fixture(scope="module")
+def lcpfn_losses():
+    """256 instances of 32 configurations at EPOCHS."""
+    with jax.enable_x64(True):
+        return losses(LCPFN(), 256, 32, EPOCHS)
+
+
+def test_lcpfn_as_an_objective_keeps_the_priors_law(prior, lcpfn_losses):
+    """Within .02 of the prior's correlations, .04 of its law."""
+    values, instance = lcpfn_losses
     assert values.dtype == np.float64 and (values >= np.asarray(instance.best)[:, None, None]).all()
     assert (values >= 0).all() and (values <= 1).all() and (values[..., -1] < values[..., 0]).all()
     pooled = values.reshape(-1, len(EPOCHS))
@@ -115,17 +124,16 @@ def test_lcpfn_as_an_objective_keeps_the_priors_law(prior):
         np.testing.assert_allclose(share, np.arange(0.05, 1, 0.05), atol=0.04)
 
 
-def test_lcpfn_optimum_is_attained_and_never_undercut():
-    objective = LCPFN(dimension=3)
+def test_lcpfn_optimum_is_attained_and_never_undercut(lcpfn_losses):
+    objective, instances = LCPFN(), jax.tree.map(lambda a: a[:4], lcpfn_losses[1])
     epochs = jnp.arange(1, 101, dtype=jnp.int32)
 
     @jax.jit
     @jax.vmap
-    def run(key):
-        instance = objective.draw(key)
-        x = jax.random.uniform(key, (500, 3), jnp.float32)
-        near = instance.place + 1e-2 * jax.random.normal(key, (500, 3), jnp.float64)
-        x = jnp.concatenate([instance.place[None].astype(jnp.float32), near.astype(jnp.float32), x])
+    def run(instance, key):
+        x = jax.random.uniform(key, (600, 4), jnp.float32)
+        near = instance.place.astype(jnp.float32) + 0.02 * (x[:300] - 0.5)
+        x = jnp.concatenate([instance.place[None].astype(jnp.float32), near, x[300:]])
 
         def one(u, t):
             hp = objective.space.decode_array(u)
@@ -134,27 +142,28 @@ def test_lcpfn_optimum_is_attained_and_never_undercut():
         values = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(x, epochs)
         return values, objective.reference(instance).optimum_static
 
-    values, best = map(np.asarray, run(jax.random.split(jax.random.key(2), 8)))
+    values, best = map(np.asarray, run(instances, jax.random.split(jax.random.key(2), 4)))
     np.testing.assert_allclose(values[:, 0].min(1), best, atol=1e-12)
     assert (values >= best[:, None, None]).all()
-    steps = np.abs(values[:, 1:501, -1] - values[:, :1, -1])
+    steps = np.abs(values[:, 1:301, -1] - values[:, :1, -1])
     assert np.median(steps) < 0.05, "smooth: near the optimum lie good configurations"
-    assert len(np.unique(best)) == 8
+    assert len(np.unique(best)) == 4
 
 
-def test_lcpfn_noise_is_the_epochs_and_its_deviation_lognormal():
+def test_lcpfn_noise_is_the_epochs_and_its_deviation_lognormal(lcpfn_losses):
     """4,000 trials; 4 sigma. Over instances, log deviation at a configuration is normal, -4 and 1."""
     objective = LCPFN()
-    instance = objective.draw(jax.random.key(3))
+    instance = jax.tree.map(lambda a: a[0], lcpfn_losses[1])
     x = np.full(4, 0.3, np.float32)
-    deviation = float(np.exp(lcpfn.fields(instance, jnp.asarray(x, jnp.float64))[2] - 4))
+    fields = jax.jit(lcpfn.fields)
+    deviation = float(np.exp(fields(instance, jnp.asarray(x, jnp.float64))[2] - 4))
     noise = noise_of(objective, instance, x, 4000, 40)
     assert (np.abs(noise.mean(0)) < 4 * deviation / np.sqrt(4000)).all()
     assert (np.abs(noise.std(0) / deviation - 1) < 4 / np.sqrt(8000)).all()
     assert abs(np.corrcoef(noise.T)[0, 1]) < 4 / np.sqrt(4000)
     rng = np.random.default_rng(0)
     drawn = [
-        lcpfn.fields(instance._replace(weights=jnp.asarray(rng.normal(size=(3, 32)))), jnp.full(4, 0.7))
+        fields(instance._replace(weights=jnp.asarray(rng.normal(size=(3, 32)))), jnp.full(4, 0.7))
         for _ in range(300)
     ]
     assert kstest(np.array(drawn).ravel(), "norm").pvalue > 1e-3
@@ -162,8 +171,8 @@ def test_lcpfn_noise_is_the_epochs_and_its_deviation_lognormal():
 
 # ifBO
 
-# Values of the authors' code (ifbo 0.4.1, priors.ftpfn_prior.comb) at the shares .02, .2, .5 and 1 of max_epoch.
-# Some of the basis curves run backwards, in the first case beyond their start.
+# Values of the authors' code (ifbo 0.4.1, priors.ftpfn_prior.comb) at shares .02, .2, .5, 1 of the epochs. A
+# few of the basis curves run backwards, in the first case beyond their start.
 PUBLISHED = [
     (
         dict(low=0.1, top=0.9, weight=(0.4, 0.3, 0.2, 0.1), shape=(2.0, 0.8, 1.02, 1.5)),
@@ -189,24 +198,25 @@ def ifbo_losses():
         return losses(IfBO(), 128, 128, (1, 5, 10, 25, 50))
 
 
-@pytest.mark.parametrize(("rise", "clock", "values"), PUBLISHED)
-def test_ifbo_curves_are_the_authors(rise, clock, values):
-    instance = IfBO(dimension=1).draw(jax.random.key(0))._replace(low=jnp.float64(rise["low"]))
-    settings = {k: jnp.asarray(v, jnp.float64) for k, v in (rise | clock).items() if k != "low"}
-    curve = ifbo.Parameters(deviation=jnp.float64(0), **settings)
-    got = [float(ifbo.accuracy(instance, curve, jnp.float64(t))) for t in (0.02, 0.2, 0.5, 1.0)]
-    np.testing.assert_allclose(got, values, atol=1e-5)
+def test_ifbo_curves_are_the_authors():
+    curve = jax.jit(jax.vmap(ifbo.accuracy, (None, None, 0)))
+    for rise, clock, values in PUBLISHED:
+        settings = {k: jnp.asarray(v, jnp.float64) for k, v in (rise | clock).items()}
+        # Of the instance only the first accuracy is read.
+        instance = ifbo.Instance(*[None] * 6, low=settings.pop("low"), high=None)
+        parameters = ifbo.Parameters(deviation=jnp.float64(0), **settings)
+        got = curve(instance, parameters, jnp.array([0.02, 0.2, 0.5, 1.0]))
+        np.testing.assert_allclose(got, values, atol=1e-5)
 
 
-@pytest.mark.parametrize("dimension", [1, 8])
-def test_ifbo_outputs_become_uniform(dimension):
-    """Over 8,192 instances, one configuration each, outputs apart: within the fit's .002 and 4 sigma."""
-    objective = IfBO(dimension=dimension)
+def test_ifbo_outputs_become_uniform():
+    """Over 8,192 instances, one configuration each: within the fit's .002 and 4 sigma."""
+    objective = IfBO(dimension=1)
 
     @jax.jit
     @jax.vmap
     def run(key):
-        x = jax.random.uniform(jax.random.fold_in(key, 2), (dimension,), jnp.float32)
+        x = jax.random.uniform(jax.random.fold_in(key, 2), (1,), jnp.float32)
         return ifbo.uniforms(ifbo.network(objective.draw(key), x))
 
     below, above = map(np.asarray, run(jax.random.split(jax.random.key(4), 8192)))
@@ -218,7 +228,7 @@ def test_ifbo_outputs_become_uniform(dimension):
         assert abs(share.mean() - q) < 0.003 + 4 * share.std() / np.sqrt(8192)
 
 
-def test_ifbo_curves_cross_saturate_and_diverge(ifbo_losses):
+def test_ifbo_curves_cross_saturate_and_diverge(ifbo_losses, lcpfn_losses):
     values, _ = ifbo_losses
     assert values.dtype == np.float64 and (values >= 0).all() and (values <= 1).all()
     found = np.array([ranks(v) for v in values])
@@ -230,20 +240,21 @@ def test_ifbo_curves_cross_saturate_and_diverge(ifbo_losses):
     cross = np.median((order[..., :-1] * order[..., -1:] < 0).mean(1), axis=0)
     np.testing.assert_allclose(cross, [0.31, 0.19, 0.14, 0.06], atol=0.08)
     assert (np.diff(cross) < 0).all()
-    # More cross than LC-PFN's.
-    other = losses(LCPFN(), 32, 128, (1, 5, 10, 50, 100))[0]
-    order = np.sign(other[:, :64] - other[:, 64:])
-    assert (np.median((order[..., :-1] * order[..., -1:] < 0).mean(1), axis=0)[1:3] < cross[1:3]).all()
+    # More cross than LC-PFN's after a tenth and half of the way, the third and fifth of its epochs.
+    other = lcpfn_losses[0]
+    order = np.sign(other[:, :16] - other[:, 16:])
+    fewer = np.median((order[..., :-1] * order[..., -1:] < 0).mean(1), axis=0)
+    assert fewer[2] < cross[1] - 0.05 and fewer[4] < cross[3] - 0.03
     rise = (values[..., -1] - values.min(-1) > 0.05).mean()
     assert 0.1 < rise < 0.7, "curves that end worse than they have been"
 
 
-def test_ifbo_noise_is_the_epochs_and_stays_within_the_unit_interval():
+def test_ifbo_noise_is_the_epochs_and_stays_within_the_unit_interval(ifbo_losses):
     """4,000 trials; 4 sigma of the uncut noise."""
     objective = IfBO()
-    instance = objective.draw(jax.random.key(6))
+    instance = jax.tree.map(lambda a: a[2], ifbo_losses[1])
     x = np.full(4, 0.5, np.float32)
-    deviation = float(ifbo.parameters(instance, jnp.asarray(x)).deviation)
+    deviation = float(jax.jit(ifbo.parameters)(instance, jnp.asarray(x)).deviation)
     noise = noise_of(objective, instance, x, 4000, 40)
     assert (np.abs(noise.mean(0)) < 4 * deviation / np.sqrt(4000)).all()
     assert (np.abs(noise.std(0) / deviation - 1) < 4 / np.sqrt(8000)).all()
@@ -251,8 +262,8 @@ def test_ifbo_noise_is_the_epochs_and_stays_within_the_unit_interval():
     loud = IfBO(noise=1e3)
     hp = loud.space.decode_array(jnp.asarray(x))
     keys = jax.random.split(jax.random.key(0), 50)
-    told = jax.vmap(lambda k: loud.train(instance, k, (), hp, jnp.int32(0), jnp.int32(9))[1])(keys)
-    assert set(np.asarray(told)) == {0.0, 1.0}
+    told = jax.jit(jax.vmap(lambda k: loud.train(instance, k, (), hp, jnp.int32(0), jnp.int32(9))[1]))(keys)
+    assert told.min() == 0 and told.max() == 1, "cut, not rejected"
 
 
 def test_ifbo_reference_is_below_other_random_configurations():
@@ -263,8 +274,6 @@ def test_ifbo_reference_is_below_other_random_configurations():
     @jax.jit
     @jax.vmap
     def lowest(index):
-        from bench.drive import instance_key
-
         instance = objective.draw(instance_key(index))
         x = jax.random.uniform(jax.random.fold_in(jax.random.key(77), index), (4096, 4), jnp.float32)
         t = jnp.arange(5, 51, 5) / 50.0
@@ -288,14 +297,12 @@ def test_ifbo_reference_is_below_other_random_configurations():
     ("settings", "correlations"),
     [
         (dict(rank=0.5), (0.32, 0.56, 0.82, 0.96)),
-        (dict(rank=0.0), (0.06, 0.28, 0.61, 0.88)),
-        (dict(rank=0.8, crossing=0.25), (0.33, 0.65, 0.89, 0.99)),
         (dict(rank=0.8, crossing=0.75), (-0.54, -0.11, 0.51, 0.90)),
     ],
 )
 def test_dials_of_curves_give_the_stated_rank_correlations(settings, correlations):
-    """The module's table, median of 48 instances: its error is about .03 where instances spread most."""
-    values, _ = losses(Curves(noise=0.0, diverge=0.0, **settings), 48, 256, (1, 3, 9, 27, 81))
+    """The module's table, median of 32 instances: its error is about .03 where instances spread most."""
+    values, _ = losses(Curves(noise=0.0, diverge=0.0, **settings), 32, 256, (1, 3, 9, 27, 81))
     median = np.median([ranks(v) for v in values], axis=0)
     np.testing.assert_allclose(median, correlations, atol=0.1)
 

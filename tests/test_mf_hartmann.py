@@ -84,7 +84,7 @@ def test_instances_are_moved_hartmann_functions_with_its_optimum(dimension):
     told, true = evaluated(objective, np.vstack([best, x]), [1, 100], key)
     known = float(objective.reference(instance).optimum_static)
     assert true[0, 0] == pytest.approx(known, abs=1e-12) and true.min() >= known - 1e-12
-    np.testing.assert_array_equal(told[:, 1], true[:, 1]), "no bias or noise at the end"
+    np.testing.assert_array_equal(told[:, 1], true[:, 1], "no bias or noise at the end")
     plain = Function(f"hartmann{dimension}")
     hp = {f"x{i}": jnp.asarray(x[:50, i]) for i in range(dimension)}
     moved = jax.vmap(lambda h: plain.train(plain.draw(key), key, (), h, jnp.int32(0), jnp.int32(1))[1])(hp)
