@@ -15,6 +15,8 @@ import pytest
 from bench import reference
 from bench.contract import check_objective
 from bench.protocols import MissingData
+from nearopt import catalogue
+from nearopt.commands import main
 from surrogates import lcbench
 from surrogates.lcbench import INPUTS, OUTPUTS, TASKS, Instance, LCBench
 from surrogates.onnx_graph import evaluate, read
@@ -135,6 +137,37 @@ def test_missing_files_are_one_line_with_source_and_setting(tmp_path):
         LCBench(task="1")
     with pytest.raises(ValueError, match=r"^measure must be one of val_cross_entropy, .*got 'time'$"):
         LCBench(measure="time")
+
+
+def test_the_commands_survive_an_objective_without_its_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    line = "lcbench.LCBench: no file model.onnx in data_dir=null: set it to the folder lcbench of github.com/"
+    assert main(["plan", "objective=lcbench,branin", "strategy=random", "budgets=[4]", "seeds=1"]) == 0
+    out = capsys.readouterr().out
+    assert f"fails: surrogates.{line}" in out and "1 cell to run" in out
+    assert main(["check", "lcbench"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"nearopt: surrogates.{line}") and error.count("\n") == 1
+    words = ["objective=lcbench,population_toy", "strategy=random", "budgets=[2]", "seeds=1"]
+    assert main(["run", *words, "name=t", "processes=1"]) == 1
+    out = capsys.readouterr().out
+    assert out.count(line) == 2 and "population_toy" in out  # its cell, its reference
+    assert (
+        json.loads((tmp_path / "results/t/population_toy/random/cell.json").read_text())["status"]
+        == "complete"
+    )
+
+
+def test_where_data_lie_names_no_folder():
+    entry = catalogue.entry("objective", "lcbench,data_dir=/a/b,task=3945+noisy,sd=0.2")
+    assert entry.label == "lcbench,task=3945+noisy,sd=0.2"
+    assert entry.settings["base"]["data_dir"] == "/a/b"
+    assert catalogue.entry("objective", entry.text) == entry
+    again = catalogue.entry("objective", entry.text, {"measure": "val_accuracy", "task": None})
+    assert again.label == "lcbench,measure=val_accuracy+noisy,sd=0.2"
+    assert again.settings["base"]["data_dir"] == "/a/b"
+    assert catalogue.entry("objective", again.text) == again
 
 
 @needs_data
