@@ -63,7 +63,7 @@ def final(instance, hysteresis, log_rates):
 
 
 def test_training_is_the_recursion_by_hand():
-    x = np.array([[0.3, 0.0], [0.45, 0.3]], np.float32)
+    x = np.array([[0.55, 0.0], [0.7, 0.2]], np.float32)
     for hysteresis, until in ((0.3, 6), (0.8, 81)):
         objective = Hysteresis(noise=0.0, hysteresis=hysteresis)
         instance = instance_of(objective)
@@ -82,6 +82,7 @@ def test_training_is_the_recursion_by_hand():
         np.testing.assert_allclose(found, losses, rtol=1e-5)
         np.testing.assert_allclose(weights.permanent[1], permanent, rtol=1e-4)
         np.testing.assert_allclose(weights.passing[1], passing, rtol=1e-4)
+        assert permanent > 1e-4 and passing > 0
 
 
 def test_a_bad_phase_is_never_repaired_but_where_damage_heals():
