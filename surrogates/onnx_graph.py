@@ -1,7 +1,7 @@
 """Reads a network from an ONNX file and evaluates it in JAX.
 
 Format: ONNX (onnx.ai), `onnx.proto`, whose field numbers stand below, in Protocol Buffers' wire format
-(protobuf.dev, Encoding). Read here, since the package `onnx` is 20 MB and a newcomer needs 2 MB of weights;
+(protobuf.dev, Encoding). Read here, since the package `onnx` is 31 MB and a newcomer needs 2 MB of weights;
 evaluated in JAX, since the drivers trace objectives. Only the operators of OPERATORS exist, with the
 attributes that PyTorch exports; anything else is a ValueError when the file is read.
 """
