@@ -93,6 +93,19 @@ def prior():
 
 def test_lcpfn_proposals_follow_the_prior_and_its_published_correlations(prior):
     proposed, accepted = jax.jit(lambda k: lcpfn.proposals(k, 60_000, 100))(jax.random.key(1))
+    # The parameters' own laws, before any curve is rejected.
+    for name, mean, deviation in (("alpha", 0, 2), ("k", -2, 1), ("delta", 0, 0.5)):
+        logs = np.log(np.asarray(getattr(proposed, name)))
+        assert kstest((logs - mean) / deviation, "norm").pvalue > 1e-3
+    # A weight U(0, 1) times a uniform or a difference of two.
+    for name, mean, variance in (
+        ("power", 0, 0.04),
+        ("logarithm", 0, 1 / 36),
+        ("exponential", -0.25, 23 / 144),
+    ):
+        values = np.asarray(getattr(proposed, name))
+        assert abs(values.mean() - mean) < 4 * np.sqrt(variance / 60_000)
+        assert values.var() == pytest.approx(variance, rel=0.03)
     kept = jax.tree.map(lambda c: np.asarray(c)[np.asarray(accepted)], proposed)
     curves = np.stack([np.asarray(kept.loss(float(t))) for t in EPOCHS], axis=1)
     assert abs(float(accepted.mean()) - 0.206) < 4 * np.sqrt(0.206 * 0.794 / 60_000)
