@@ -114,6 +114,9 @@ def test_a_point_is_one_slice_with_a_key_of_its_own():
     np.testing.assert_allclose(seen[1], 2 + 2 * x[:, 0], rtol=1e-6)
     assert set(seen[0]) == {5.0} and set(seen[2]) == {0.0} and set(seen[3]) == {7.0}
     assert len(set(seen[4])) == 64, "fresh weights of its own"
+    with jax.enable_x64(True):
+        told, true = evaluations.told_program(Watched())(jnp.float32(5), keys, x)
+    assert np.isnan(told).all() and (np.asarray(true).T == seen).all()
 
 
 def test_points_fill_the_cube_and_decode_without_rounding():
@@ -150,7 +153,7 @@ def test_the_values_measured_are_the_objectives_at_the_peers_points(monkeypatch)
     row = evaluations.measure(catalogue.entry("objective", SPHERE), "", 80, ("ioh",))
     assert (peer.asked, peer.points) == ((1, 3, "BBOB"), 50)
     assert (row.status, row.points, row.asked_us) == ("measured", 80, 1.0)
-    assert min(row.wall_us, row.cpu_us, row.compile_cpu_s) > 0
+    assert min(row.wall_us, row.cpu_us, row.told_cpu_us, row.compile_cpu_s) > 0
     (found,) = row.peers
     assert (found.library, found.status) == ("ioh", "measured") and found.difference < 1e-12
     assert found.ratio == pytest.approx(found.cpu_us / row.cpu_us)
@@ -196,10 +199,10 @@ def test_the_published_tables_package_is_given_the_same_points():
 
 
 ROWS = [
-    Evaluation("branin", "", "measured", 100, 0.02, 0.01, 0.5, 1.0),
+    Evaluation("branin", "", "measured", 100, 0.02, 0.01, 0.03, 0.5, 1.0),
     *(
         Evaluation(
-            f"bbob,function={f}", "bbob, dimension=5", "measured", 100, f / 2, f / 4, 0.5 * f, 1.0,
+            f"bbob,function={f}", "bbob, dimension=5", "measured", 100, f / 2, f / 4, f, 0.5 * f, 1.0,
             (Peer("ioh", "measured", 1.0, 2.0, 4.0 / f, 1e-9 * f), Peer("cocoex", "not installed")),
         )
         for f in (1, 2, 3)
@@ -212,13 +215,15 @@ def test_a_family_is_one_line_with_its_own_table_below(tmp_path):
     path = evaluations.write(ROWS, {"date": "2026-01-01"}, tmp_path)
     top, _, about, head, below = path.read_text().strip().split("\n\n")
     lines = top.splitlines()
-    assert {line.count("|") for line in lines + below.splitlines()} == {9}
-    assert lines[2] == "| branin | 100 | 0.02 | 0.01 | 1 | yes | 0.5 |  |"
+    assert {line.count("|") for line in lines + below.splitlines()} == {10}
+    assert lines[2] == "| branin | 100 | 0.02 | 0.01 | 1 | yes | 0.03 | 0.5 |  |"
     assert lines[3] == (
         "| bbob, dimension=5: 3 of them | 100 | 0.5 to 1.5 | 0.25 to 0.75 | 1 | 2 yes, 1 in CPU time | "
-        "0.5 to 1.5 | ioh 1 (1.33 to 4 ×; differs by 3e-09), cocoex: not installed |"
+        "1 to 3 | 0.5 to 1.5 | ioh 1 (1.33 to 4 ×; differs by 3e-09), cocoex: not installed |"
     )
-    assert lines[4] == ("| lcbench |  |  |  |  | not measured: no file model.onnx in data_dir=null |  |  |")
+    assert lines[4] == (
+        "| lcbench |  |  |  |  | not measured: no file model.onnx in data_dir=null |  |  |  |"
+    )
     assert (about, head) == ("Measured: date 2026-01-01.", "## bbob, dimension=5")
     assert len(below.splitlines()) == 5 and "| bbob,function=2 | 100 | 1 | 0.5 |" in below
     table = pd.read_csv(tmp_path / "evaluations.csv")
