@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bench.drive import instance_key
-from bench.metrics import NEAR, share_below, targets
+from bench.metrics import NEAR, share_below, targets, within_gap
 from bench.reference import FIRST, LEVELS, reference_table
 from bench.simulate import LESS
 
@@ -211,6 +211,13 @@ def default_share(profile: Profile) -> np.ndarray:
     """f64[m]: the share of random configurations that are at least as good as the default one."""
     pairs = zip(profile.default, profile.quantiles, strict=True)
     return np.array([share_below(v, q) if np.isfinite(v) else 1.0 for v, q in pairs])
+
+
+def uncapped_share(profile: Profile, scale: str) -> np.ndarray:
+    """f64[m]: the share of random configurations within 5 % of the gap, before the cap of 2 %."""
+    optimum = profile.goals["optimum"].to_numpy(np.float64)
+    pairs = zip(optimum, profile.quantiles, strict=True)
+    return np.array([within_gap(float(o), q, scale)[1] for o, q in pairs])
 
 
 def near_share(profile: Profile) -> np.ndarray:

@@ -237,16 +237,12 @@ def quantile(p: float, quantiles: np.ndarray, levels: np.ndarray | None = None) 
     return float(quantiles[i] + part * (quantiles[i + 1] - quantiles[i]))
 
 
-def target(
+def within_gap(
     optimum: float, quantiles: np.ndarray, scale: str, levels: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Near-optimal on one instance: (target, p), the true loss to reach and the share of random
-    configurations that reach it.
-
-    Within 5 % of the gap from the optimum to the median of random configurations, on the objective's scale;
-    where more than 2 % of random configurations are that good, or the gap is not a number (half of them
-    diverge, the optimum is unknown), their best 2 %. Raises ValueError for a scale that does not exist.
-    """
+    """5 % of the gap from the optimum to the median of random configurations, on the objective's scale, and
+    the share of random configurations within it: (true loss, share); (nan, 1) where the gap is not a number
+    (half of them diverge, the optimum is unknown). Raises ValueError for a scale that does not exist."""
     if scale not in ("linear", "log"):
         raise ValueError(f"scale must be linear or log, got {scale!r}")
     quantiles = np.asarray(quantiles, np.float64)
@@ -258,10 +254,18 @@ def target(
             value = np.nan  # log of an optimum that is not positive
         else:
             value = float(optimum + GAP * (median - optimum))
-    if np.isfinite(value):
-        p = share_below(value, quantiles, levels)
-        if p <= MOST:
-            return value, p
+    return (value, share_below(value, quantiles, levels)) if np.isfinite(value) else (np.nan, 1.0)
+
+
+def target(
+    optimum: float, quantiles: np.ndarray, scale: str, levels: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Near-optimal on one instance: (target, p), the true loss to reach and the share of random
+    configurations that reach it: `within_gap`, or, where more than 2 % of random configurations are that good
+    or the gap is not a number, their best 2 %."""
+    value, p = within_gap(optimum, quantiles, scale, levels)
+    if p <= MOST:
+        return value, p
     value = quantile(MOST, quantiles, levels)
     # Where losses are tied, more than 2 % may share the value that the best 2 % reach.
     return value, max(MOST, share_below(value, quantiles, levels)) if np.isfinite(value) else 1.0

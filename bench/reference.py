@@ -7,7 +7,9 @@ first; what is missing is computed the same way and kept with the results.
 An objective says its optimum by `reference(instance)` where a formula knows it, by
 `make_reference(instance, key)` where a search has to find it (traced, one instance), or, where instances
 are alike and training is dear, hands over a whole table by `make_reference_table()`. An objective without
-any of them gets the best of the random configurations, and `how` says so.
+any of them gets the best of the random configurations, and `how` says so. Quantiles are of a sample of random
+configurations, but exact where the objective knows them all: `law(instance)` -> the true losses f64[n] at
+max_epoch of n configurations that are equally likely under a uniform draw.
 """
 
 from __future__ import annotations
@@ -95,15 +97,23 @@ def compute(objective: Any, instances: Sequence[int]) -> pd.DataFrame:
     samples = int(getattr(objective, "reference_samples", SAMPLES))
     size = min(CHUNK, samples)
     indices = np.asarray(instances, np.uint32)
+    exact = hasattr(objective, "law")
+    chunks = 1 if exact else -(-samples // size)
+
+    def part_of_law(index, chunk):
+        if exact:
+            return objective.law(objective.draw(instance_key(index)))
+        return _random_losses(objective, index, chunk, size)
+
     with jax.enable_x64(True):
-        block = jax.jit(jax.vmap(lambda i, c: _random_losses(objective, i, c, size), in_axes=(0, None)))
+        block = jax.jit(jax.vmap(part_of_law, in_axes=(0, None)))
         known = hasattr(objective, "make_reference") or hasattr(objective, "reference")
         optimum = jax.jit(jax.vmap(lambda i: _optimum(objective, i)))
         rows = []
         for first in range(0, len(indices), 16):
             part = indices[first : first + 16]
             padded = np.concatenate([part, np.repeat(part[-1:], 16 - len(part))])
-            losses = [np.asarray(block(padded, np.uint32(c))) for c in range(-(-samples // size))]
+            losses = [np.asarray(block(padded, np.uint32(c))) for c in range(chunks)]
             losses = np.concatenate(losses, 1)[: len(part)]
             if known:
                 static, dynamic = (np.asarray(v)[: len(part)] for v in optimum(padded))
@@ -120,8 +130,9 @@ def compute(objective: Any, instances: Sequence[int]) -> pd.DataFrame:
     table = pd.concat(rows, ignore_index=True)
     source = "the objective's own search" if hasattr(objective, "make_reference") else "formula"
     source = source if known else "best of the random configurations"
+    law = "all configurations" if exact else f"{samples} random configurations an instance"
     table.attrs = {
-        "how": f"optimum: {source}; quantiles: {samples} random configurations an instance, at max_epoch",
+        "how": f"optimum: {source}; quantiles: {law}, at max_epoch",
         "settings": settings_of(objective),
     }
     return table

@@ -135,7 +135,7 @@ def _entries(group: str, texts: list[str], given: dict[str, str]) -> tuple[Entry
                 swept.append(e)
                 continue
             for value in catalogue.split(text):
-                swept.append(catalogue.entry(group, e.label, {setting: catalogue.parse(value)}))
+                swept.append(catalogue.entry(group, e.text, {setting: catalogue.parse(value)}))
         found = swept
     return tuple({e.label: e for e in found}.values())
 

@@ -5,6 +5,7 @@ objective=NAME[,NAME ...]    objective=all: every one that is listed
 
 from __future__ import annotations
 
+import sys
 import time
 
 from nearopt import catalogue
@@ -23,8 +24,16 @@ def main(words: list[str]) -> int:
     names = (
         catalogue.names("objective") if given["objective"] == "all" else catalogue.split(given["objective"])
     )
+    left = 0
     for name in names:
         clock = time.perf_counter()
-        path = make(catalogue.build(catalogue.entry("objective", name).settings))
+        try:
+            path = make(catalogue.build(catalogue.entry("objective", name).settings))
+        except UserError as error:  # an extra or data that is not there: the others are still made
+            if len(names) == 1:
+                raise
+            left += 1
+            print(f"{name}: left as it is: {error}", file=sys.stderr)
+            continue
         print(f"{name}: {path} ({time.perf_counter() - clock:.1f} s)", flush=True)
-    return 0
+    return 1 if left else 0
