@@ -22,7 +22,7 @@ class Rung(NamedTuple):
 Bracket = tuple[Rung, ...]
 
 
-def check(max_epoch: int, eta: int, min_epoch: int, rule: str) -> None:
+def check(max_epoch: int, eta: int, min_epoch: int, rule: str = "algorithm1") -> None:
     """Raises ValueError for settings that make no brackets."""
     if int(eta) != eta or eta < 2:
         raise ValueError(f"eta must be an integer of at least 2, got {eta}")
@@ -76,8 +76,22 @@ def brackets(
     return tuple(table)
 
 
+def halving(max_epoch: int, eta: int = 3, min_epoch: int = 1, members: int | None = None) -> Bracket:
+    """The longest bracket by itself, of `members`, by default eta^s_max. Raises ValueError (see `check`)."""
+    check(max_epoch, eta, min_epoch)
+    s = s_max(max_epoch, eta, min_epoch)
+    n = eta**s if members is None else members
+    return tuple(Rung(promoted(n, eta, i), r) for i, r in enumerate(rungs(max_epoch, eta, s)))
+
+
 def epochs(bracket: Bracket, resume: bool = True) -> int:
     """Epochs that a bracket trains: with resuming a promoted member pays only for those after its last
     rung."""
     before = (0, *(rung.until for rung in bracket[:-1])) if resume else (0,) * len(bracket)
     return sum(rung.members * (rung.until - start) for rung, start in zip(bracket, before, strict=True))
+
+
+def picture(bracket: Bracket) -> str:
+    """A bracket in words: "81, 27, 9, 3, 1 members at epochs 1, 3, 9, 27, 81"."""
+    members, ends = (", ".join(f"{n:,}" for n in column) for column in zip(*bracket, strict=True))
+    return f"{members} members at epochs {ends}"
