@@ -51,7 +51,8 @@ def test_a_familys_setting_leaves_the_others():
         ("bbob,function=3,dimension=20", "bbob,function=3, dimension=20"),
     ]
     assert texts([f"evaluate=[{SPHERE},branin]"]) == [(SPHERE, ""), ("branin", "")]
-    assert texts(["evaluate=bbob+noisy"]) == [("bbob+noisy", "")]
+    for wrapped in ("bbob+noisy", "bbob,dimension=3+noisy"):
+        assert texts([f"evaluate={wrapped}"]) == [(wrapped, "")]
     _, points, name = evaluations.read(["evaluate=branin", "points=8", "name=mine"])
     assert (points, name) == (8, "mine")
 
@@ -207,6 +208,7 @@ ROWS = [
         )
         for f in (1, 2, 3)
     ),
+    Evaluation("curves", "", "not measured: RuntimeError: out of memory"),
     Evaluation("lcbench", "", "not measured: no file model.onnx in data_dir=null: set it to the folder"),
 ]  # fmt: skip
 
@@ -221,7 +223,7 @@ def test_a_family_is_one_line_with_its_own_table_below(tmp_path):
         "| bbob, dimension=5: 3 of them | 100 | 0.5 to 1.5 | 0.25 to 0.75 | 1 | 2 yes, 1 in CPU time | "
         "1 to 3 | 0.5 to 1.5 | ioh 1 (1.33 to 4 ×; differs by 3e-09), cocoex: not installed |"
     )
-    assert lines[4] == (
+    assert lines[5] == (
         "| lcbench |  |  |  |  | not measured: no file model.onnx in data_dir=null |  |  |  |"
     )
     assert (about, head) == ("Measured: date 2026-01-01.", "## bbob, dimension=5")
@@ -229,7 +231,7 @@ def test_a_family_is_one_line_with_its_own_table_below(tmp_path):
     table = pd.read_csv(tmp_path / "evaluations.csv")
     assert table["ioh_ratio"].tolist()[1:3] == [4.0, 2.0] and table["cocoex_status"][1] == "not installed"
     assert table["within"].tolist()[:4] == ["yes", "yes", "yes", "in CPU time"]
-    assert "set it to the folder" in table["status"][4]
+    assert "set it to the folder" in table["status"][5]
 
 
 def test_from_words_to_files(tmp_path, monkeypatch, capsys):
