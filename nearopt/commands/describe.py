@@ -5,7 +5,7 @@ ones, what a training costs, how many axes matter, and a picture.
   objective=curves,rank=low,branin    several: one line each
   experiment=suite                    all objectives of an experiment
   instances=16 samples=512            how many instances, and random configurations of each
-  name=NAME                           results/describe/NAME/ gets describe.csv, and a picture for each
+  name=NAME                           results/describe/NAME/ gets describe.md and .csv, and pictures
 """
 
 from __future__ import annotations
@@ -163,6 +163,28 @@ def row(objective: Any, entry: catalogue.Entry, profile: Any) -> dict[str, Any]:
     }
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table for people; shares in per cent."""
+
+    def share(x: float) -> str:
+        return f"{100 * x:.2g} %"
+
+    names = [
+        "objective", "axes", "matter", "epochs", "fidelity", "ranks at a ninth", "cost 95 / 5 %",
+        "diverged", "p", "before the cap",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for r in rows:
+        cells = [
+            r["objective"], r["kinds"], f"{r['effective_axes']:g} of {r['axes']}", str(r["epochs"]),
+            r["fidelity"] if r["epochs"] > 1 else "-", number(r["rank_at_ninth"]), number(r["cost_spread"]),
+            share(r["diverged"]) if r["diverged"] else "-", share(r["p"]),
+            share(r["p_uncapped"]) if r["p_uncapped"] < 1 else "no gap",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main(words: list[str]) -> int:
     given: dict[str, str] = {}
     for word in words:
@@ -210,5 +232,7 @@ def main(words: list[str]) -> int:
             )
     table = folder / "describe.csv"
     pd.DataFrame(rows).to_csv(table, index=False, float_format="%.4g")
+    written: Any = pd.read_csv(table)  # the same digits in both
+    (folder / "describe.md").write_text(markdown(written.to_dict("records")))
     print(f"picture{'s' * (len(entries) > 1)} and table: {folder}")
     return 0
