@@ -1,6 +1,5 @@
 """PBT: its lineage against an independent truncation selection, and the law of each axis's exploring."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 
 from bench.protocols import NONE, Feedback, Job
 from bench.space import Choice, Float, Int, Space
-from strategies.pbt import PBT
+from strategies.pbt import PBT, explore
+from strategies.pbt_async import AsynchronousPBT
 
 SPACE = Space(
     {
@@ -46,13 +46,18 @@ def compiled(strategy):
     return jax.jit(strategy.init), jax.jit(strategy.ask), jax.jit(strategy.tell)
 
 
-def drive(strategy, loss, workers=1, seed=0, programs=None):
+def drive(strategy, loss, workers=1, seed=0, programs=None, design=None, seen=None):
     """A small event loop with checkpoints, committed when a job is told; checks the contract on the way.
 
-    A checkpoint is (epoch, its whole history). Returns granted jobs, final checkpoints, final state."""
+    A checkpoint is (epoch, its whole history). `loss` is a function of (trial, until), or of a history where
+    a `design` f32[trials, d] to begin with is given. Returns granted jobs, final checkpoints, final state;
+    appends to the list `seen` what was known when each job was asked: trial -> (epoch, loss, x, running)."""
     init, ask, tell = programs or compiled(strategy)
     rng = np.random.default_rng(seed + 100)
-    state, running, granted, table = init(jax.random.key(seed)), [], [], {}
+    state, running, granted, table, known = init(jax.random.key(seed)), [], [], {}, {}
+    spent, most = 0, int(strategy.budget * strategy.max_epoch + 1e-9)
+    if design is not None:
+        state = state._replace(x=jnp.asarray(design, jnp.float32))
     while True:
         waits = False
         while len(running) < workers and not waits:
@@ -66,6 +71,12 @@ def drive(strategy, loss, workers=1, seed=0, programs=None):
                 assert job.trial not in [other.trial for other, _ in running]
                 epoch, history = (0, ()) if job.source == NONE else table[job.source]
                 assert job.until > epoch
+                spent += job.until - epoch
+                if spent > most:
+                    break
+                busy = {other.trial for other, _ in running}
+                if seen is not None:
+                    seen.append({trial: (*k, trial in busy) for trial, k in known.items()})
                 granted.append(job)
                 running.append((job, (job.until, (*history, (job.until, tuple(job.x.tolist()))))))
             state = after
@@ -73,7 +84,8 @@ def drive(strategy, loss, workers=1, seed=0, programs=None):
             return granted, table, state
         job, checkpoint = running.pop(rng.integers(len(running)))
         table[job.trial] = checkpoint
-        value = np.float64(loss(job.trial, job.until))
+        value = np.float64(loss(job.trial, job.until) if design is None else loss(checkpoint[1]))
+        known[job.trial] = (job.until, value if np.isfinite(value) else np.inf, job.x)
         done = Job(np.int32(job.trial), np.int32(job.source), job.x, np.int32(job.until))
         state = tell(state, done, Feedback(value, 1.0))
 
@@ -119,6 +131,116 @@ def test_a_round_is_truncation_selection(members, fraction, copies):
         x |= {job.trial: job.x for job in jobs}
 
 
+@pytest.mark.parametrize("members, workers", [(2, 1), (7, 3)])
+def test_a_tournament_copies_a_random_other_that_is_better(members, workers):
+    settings = {"selection": "tournament", "intervals": 40, "cube": CUBE, "max_epoch": 40, "budget": members}
+    loss, opponents = loss_of(members), []
+    granted, _, _ = drive(PBT(**settings), loss, workers)
+    assert len(granted) == 40 * members
+    for i in range(1, 40):
+        now = granted[i * members : (i + 1) * members]
+        before = {j.trial: j for j in granted[(i - 1) * members : i * members]}
+        score = [loss(m, i) if np.isfinite(loss(m, i)) else np.inf for m in range(members)]
+        assert [score[j.trial] for j in now] == sorted(score, reverse=True)  # the worst first
+        for job in now:
+            if job.source != job.trial:
+                assert score[job.source] < score[job.trial]
+                assert np.array_equal(job.x[FIXED], before[job.source].x[FIXED])
+            else:
+                assert np.array_equal(job.x, before[job.trial].x)
+            better = [m for m in range(members) if score[m] < score[job.trial]]
+            opponents.append((len(better) / (members - 1), job.source != job.trial))
+    # A member with b better ones of m - 1 others copies with probability b / (m - 1): within 4 sigma.
+    chance, copied = np.array(opponents).T
+    assert abs(np.sum(copied - chance)) < 4 * np.sqrt(np.sum(chance * (1 - chance))) + 1e-9
+    assert copied.sum() > 10
+
+
+TOY = Space({"h0": Float(0.0, 1.0, change=True), "h1": Float(0.0, 1.0, change=True)}).cube()
+
+
+@pytest.mark.parametrize(
+    "settings, low, high",
+    [
+        ({"exploit": False}, 0.389748, 0.389750),
+        # Weights alone: the members train both parameters in turn, exploring or not.
+        ({"explore": False, "copy_hyperparameters": False}, 1.15, 1.2),
+        ({"resample_probability": 0.0, "copy_hyperparameters": False}, 1.05, 1.2),
+        # The trap: with h copied as well, a lineage trains one parameter for ever; times a factor, 0 stays 0.
+        ({"explore": False}, 0.389748, 0.389750),
+        ({"resample_probability": 0.0}, 0.3, 0.389750),
+        # Resampling is the way out.
+        ({}, 0.6, 1.2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["truncation", "tournament"])
+def test_what_is_copied_decides_the_toy_of_the_paper(settings, low, high, kind):
+    """Jaderberg et al. 2017, figure 2: Q = 1.2 - |theta|^2, theta_i' = theta_i (1 - .02 h_i), 200 steps."""
+
+    def loss(history):
+        ends = [0, *[until for until, _ in history]]
+        h = np.array([x for _, x in history])[:, :2]
+        theta = 0.9 * np.prod((1 - 0.02 * h) ** (10 * np.diff(ends))[:, None], axis=0)
+        # Truncation breaks the tie that the symmetric start is; a tournament copies none that is as good.
+        return np.sum(theta**2 * (1.0, 1.0 + 1e-9 * (kind == "tournament")))
+
+    design = np.full((2, TOY.width), 0.5)
+    design[:, :2] = np.eye(2)
+    strategy = PBT(selection=kind, cube=TOY, max_epoch=20, budget=2, **settings)
+    _, table, _ = drive(strategy, loss, design=design)
+    assert low < 1.2 - min(loss(history) for _, history in table.values()) < high
+
+
+@pytest.mark.parametrize("selection", ["truncation", "tournament"])
+@pytest.mark.parametrize("population, budget, workers", [(None, 10, 1), (None, 10, 4), (4, 10, 6)])
+def test_an_asynchronous_member_compares_itself_with_the_latest_losses(
+    selection, population, budget, workers
+):
+    strategy = AsynchronousPBT(
+        population, intervals=9, selection=selection, fraction=0.3, cube=CUBE, max_epoch=28, budget=budget
+    )
+    seen, members, ends = [], strategy.members, [(i + 1) * 28 // 9 for i in range(9)]
+    granted, _, _ = drive(strategy, loss_of(5), workers, seen=seen)
+    design, asked = np.asarray(CUBE.start(jax.random.key(0), strategy.num_trials)), {}
+    copies, jumps = 0, 0
+    for job, known in zip(granted, seen, strict=True):
+        # whose turn it is: of the first population with an idle member the one asked least often
+        idle = [
+            t
+            for t in range(strategy.num_trials)
+            if (t not in asked) or (t in known and not known[t][3] and known[t][0] < 28)
+        ]
+        idle = [t for t in idle if t // members == idle[0] // members]
+        assert job.trial == min(idle, key=lambda t: (asked.get(t, 0), t))
+        asked[job.trial] = asked.get(job.trial, 0) + 1
+        if job.trial not in known:
+            assert job.source == NONE and np.array_equal(job.x, design[job.trial]) and job.until == ends[0]
+            continue
+        epoch, _, x, _ = known[job.source]
+        assert job.until == min(e for e in ends if e > epoch)  # the next interval of the weights' own count
+        pool = [t for t in known if t // members == job.trial // members and known[t][0] < 28]
+        ranked = sorted(pool, key=lambda t: (known[t][1], t))
+        most = max(1, int(0.3 * len(pool) + 1e-6))
+        if job.source != job.trial:
+            copies += 1
+            jumps += known[job.source][0] != known[job.trial][0]
+            assert job.source in pool and known[job.source][1] < known[job.trial][1]
+            assert np.array_equal(job.x[FIXED], x[FIXED])
+            if selection == "truncation":
+                assert job.source in ranked[:most] and job.trial in ranked[len(pool) - most :]
+        else:
+            assert np.array_equal(job.x, x)
+            if selection == "truncation" and len(pool) > 1 and job.trial in ranked[len(pool) - most :]:
+                # None that it might have drawn is better (or the one that it drew is as bad: only ties).
+                assert any(known[t][1] >= known[job.trial][1] for t in ranked[:most])
+    assert copies > 5 and (jumps > 0 or workers == 1)
+    spent = sum(
+        job.until - (0 if job.source == NONE else known[job.source][0])
+        for job, known in zip(granted, seen, strict=True)
+    )
+    assert 0.5 * budget * 28 < spent <= budget * 28
+
+
 def test_sources_are_drawn_evenly_from_the_best():
     strategy = PBT(fraction=0.5, intervals=5, cube=CUBE, max_epoch=5, budget=80)
     granted, _, _ = drive(strategy, lambda trial, until: float(trial))
@@ -151,13 +273,15 @@ def test_without_exploit_every_member_trains_through(settings):
 
 def explored(config, n=4000, **settings):
     """n explored children of one configuration, decoded; their x too."""
-    strategy = PBT(cube=CUBE, max_epoch=9, budget=4, **settings)
+    s = PBT(cube=CUBE, max_epoch=9, budget=4, **settings)
     x = jnp.asarray(SPACE.encode(config))
     u = jax.random.uniform(jax.random.key(5), (n, CUBE.width), jnp.float32)
-    children = jax.jit(jax.vmap(lambda row: strategy._explore(row, x)))(u)
+    children = jax.vmap(lambda row: explore(CUBE, s.factors, s.resample_probability, row, x))
+    children = jax.jit(children)(u)
     assert children.dtype == jnp.float32
     values = {name: np.asarray(v) for name, v in jax.vmap(SPACE.decode_array)(children).items()}
     return values, np.asarray(children), x
+
 
 MIDDLE = {"rate": 1e-2, "dropout": 0.5, "offset": -1.0, "batch": 32, "steps": 2, "size": "m", "layers": 3}
 
@@ -239,6 +363,13 @@ def test_needs_and_description():
         "pbt: 16 trainings = 1,296 epochs: 1 population of 16; 20 rounds of 4 or 5 epochs, "
         "between them the worst 3 copy among the best 3"
     )
+    assert make(copy_hyperparameters=False, explore=False).needs == {"stop", "resume", "copy", "change"}
+    assert make(selection="tournament").describe().endswith("each copies a random other one that is better")
+    settings = {"cube": CUBE, "max_epoch": 81, "budget": 16}
+    assert AsynchronousPBT(5, **settings).describe() == (
+        "pbt_async: 16 trainings = 1,296 epochs at most: 4 populations of 5, each member ready every "
+        "4 or 5 epochs until its weights have 81"
+    )
     assert make(population=5, exploit=False).describe() == (
         "population: 16 trainings = 1,296 epochs: 3 populations of 5, then part of another; "
         "20 rounds of 4 or 5 epochs, without copies"
@@ -252,11 +383,13 @@ def test_needs_and_description():
         ({"population": 5}, "population must be at most the budget, 4 trainings, got 5"),
         ({"population": 0}, "population must be an integer of at least 1, got 0"),
         ({"intervals": 0}, "intervals must be an integer of at least 1, got 0"),
+        ({"selection": "best"}, "selection must be one of truncation, tournament, got 'best'"),
         ({"fraction": 0.6}, "got 0.6"),
         ({"factors": (1.2, 0.8)}, "factors must be one below and one above 1"),
         ({"resample_probability": 1.5}, "got 1.5"),
     ],
 )
-def test_bad_settings_are_named(bad, says):
+@pytest.mark.parametrize("kind", [PBT, AsynchronousPBT])
+def test_bad_settings_are_named(kind, bad, says):
     with pytest.raises(ValueError, match=says):
-        PBT(**({"cube": CUBE, "max_epoch": 9, "budget": 4} | bad))
+        kind(**({"cube": CUBE, "max_epoch": 9, "budget": 4} | bad))
