@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.metrics import NEAR
-from bench.stats import wilson
+from bench.stats import median_interval, wilson
 
 LEAST = 3  # settings of a dial: fewer show no course
 
@@ -61,10 +61,21 @@ def dials(objectives: Mapping[str, Mapping[str, Any]], order: Iterable[str] = ()
     return sorted(found, key=lambda d: min(place.get(label, len(place)) for _, label in d.values))
 
 
-def dial_table(head: pd.DataFrame, found: Iterable[Dial]) -> pd.DataFrame:
+class End(NamedTuple):
+    """The true losses f64[runs] at the end of a cell's largest budget: over the best constant configuration's
+    where `ratio`, else above it."""
+
+    loss: np.ndarray
+    ratio: bool
+
+
+def dial_table(
+    head: pd.DataFrame, found: Iterable[Dial], ends: Mapping[tuple[str, str], End]
+) -> pd.DataFrame:
     """One row a dial, value and label, from the headline rows of `summary.csv` (near-optimal, the largest
-    budget): dial (`NAME: SETTING`), value, label, budget, share of runs that are near-optimal in the end with
-    its 95 % interval (Wilson) low, high, and trials, E[min(T, B)]."""
+    budget) and the runs' ends by (objective, label): dial (`NAME: SETTING`), value, label, budget, share of
+    runs that are near-optimal in the end with its 95 % interval (Wilson) low, high; trials, E[min(T, B)];
+    end, the median end with its 95 % interval end_low, end_high; ratio bool."""
     rows = []
     near: Any = head[head["target"] == NEAR]
     for dial in found:
@@ -73,10 +84,14 @@ def dial_table(head: pd.DataFrame, found: Iterable[Dial]) -> pd.DataFrame:
                 if not r["runs"] or not np.isfinite(r["budget"]):
                     continue
                 low, high = (float(v) for v in wilson(int(r["reached"]), int(r["runs"])))
+                end = ends[objective, r["label"]]
+                middle = [float(v) for v in median_interval(end.loss)]
                 rows.append({
                     "dial": f"{dial.name}: {dial.setting}", "value": value, "label": r["label"],
                     "budget": r["budget"], "share": r["reached"] / r["runs"], "low": low, "high": high,
-                    "trials": r["trials_restricted_mean"],
+                    "trials": r["trials_restricted_mean"], "end": middle[0], "end_low": middle[1],
+                    "end_high": middle[2], "ratio": end.ratio,
                 })  # fmt: skip
-    names = ["dial", "value", "label", "budget", "share", "low", "high", "trials"]
+    names = ["dial", "value", "label", "budget", "share", "low", "high", "trials", "end", "end_low",
+             "end_high", "ratio"]  # fmt: skip
     return pd.DataFrame(rows, columns=pd.Index(names))

@@ -387,58 +387,66 @@ SLOPES = {-1: "shared by all", 1: "linear", 3: "cubic"}
 
 
 def dial_figure(table: Any) -> str:
-    """What turning each dial decides, a column a dial: above the share of runs that end near-optimal with its
-    interval, below E[min(T, B)] full trainings until then.
+    """What turning each dial decides, a column a dial: the share of runs that end near-optimal, E[min(T, B)]
+    full trainings until then, and the loss in the end, with intervals.
 
     table: as from `bench.dials.dial_table`."""
     from matplotlib.lines import Line2D
 
     names = list(dict.fromkeys(table["dial"]))
     labels = sorted(table["label"].unique(), key=rank)
-    figure, axes = _figure(max(2.6 * len(names) + 0.9, 5.0), 5.2, len(names), 2)
-    figure.subplots_adjust(left=0.75 / figure.get_size_inches()[0], right=0.985, bottom=0.1, top=0.84,
-                           wspace=0.12, hspace=0.16)  # fmt: skip
+    figure, axes = _figure(max(2.8 * len(names) + 0.9, 5.0), 7.4, len(names), 3)
+    figure.subplots_adjust(left=0.8 / figure.get_size_inches()[0], right=0.985, bottom=0.07, top=0.88,
+                           wspace=0.3, hspace=0.14)  # fmt: skip
     most = float(table["budget"].max())
     for i, name in enumerate(names):
         here = table[table["dial"] == name]
-        above, below = axes[i], axes[len(names) + i]
+        above, middle, below = column = axes[i :: len(names)]
         for label in labels:
             part: Any = here[here["label"] == label].sort_values("value")
             look: Any = dict(
                 color=colour(label), linestyle=dash(label), marker="o", markersize=3.8, linewidth=1.6
             )
-            above.fill_between(
-                part["value"],
-                100 * part["low"],
-                100 * part["high"],
-                color=colour(label),
-                alpha=0.12,
-                linewidth=0,
-            )
+            band: Any = dict(color=colour(label), alpha=0.12, linewidth=0)
+            above.fill_between(part["value"], 100 * part["low"], 100 * part["high"], **band)
             above.plot(part["value"], 100 * part["share"], **look)
-            below.plot(part["value"], part["trials"], **look)
+            middle.plot(part["value"], part["trials"], **look)
+            end = part[(part["end"] > 0) & np.isfinite(part["end"])]  # on a log axis
+            high = np.where(np.isfinite(end["end_high"]), end["end_high"], end["end"])
+            low = np.where(end["end_low"] > 0, end["end_low"], end["end"])
+            below.fill_between(end["value"], low, high, **band)
+            below.plot(end["value"], end["end"], **look)
         values = np.unique(here["value"])
         spread = values[values > 0]
-        log = len(spread) == len(values) and spread.max() / spread.min() > 10
-        for ax in (above, below):
-            if log:
+        wide = spread.max() / spread.min() > 10 if len(spread) else False
+        for ax in column:
+            if wide and len(spread) == len(values):
                 ax.set_xscale("log")
-            elif len(spread) < len(values) and spread.max() / spread.min() > 10:
+            elif wide:
                 ax.set_xscale("symlog", linthresh=float(spread.min()))
             ax.set_xticks(values, [f"{v:g}" for v in values])
             ax.minorticks_off()
-        above.set_ylim(-3, 103)
-        above.tick_params(axis="x", labelbottom=False)
         above.set_title(name.replace(": ", ":\n"), fontsize=9.5)
-        below.set_yscale("log", base=2)
-        below.set_ylim(0.9, most * 1.1)
+        above.set_ylim(-3, 103)
+        middle.set_yscale("log", base=2)
+        middle.set_ylim(0.9, most * 1.1)
         ticks = 2.0 ** np.arange(0, np.log2(most) + 1e-9)
-        below.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        below.minorticks_off()
+        middle.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        middle.minorticks_off()
+        seen = np.concatenate(
+            [here[c][(here[c] > 0) & np.isfinite(here[c])] for c in ("end", "end_low", "end_high")]
+        )
+        if len(seen):
+            _log_axis(below, float(seen.min()) / 1.3, float(seen.max()) * 1.3)
+        if here["ratio"].any():
+            below.axhline(1, color=INK, linestyle=(0, (4, 2)), linewidth=0.9)
+        below.set_ylabel(
+            "loss / best constant's" if here["ratio"].any() else "loss above the optimum", labelpad=1
+        )
         below.set_xlabel(name.split(": ")[-1])
-        if i:
-            above.tick_params(axis="y", labelleft=False)
-            below.tick_params(axis="y", labelleft=False)
+        for ax in (above, middle):
+            ax.tick_params(axis="x", labelbottom=False)
+            ax.tick_params(axis="y", labelleft=i == 0)
     axes[0].set_ylabel("% of runs near-optimal")
     axes[len(names)].set_ylabel("full trainings, E[min(T, B)]")
     handles = [

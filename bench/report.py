@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.dials import dial_table, dials
+from bench.dials import End, dial_table, dials
 from bench.metrics import (
     LEVELS,
     MOST,
@@ -321,7 +321,15 @@ class Page:
         settings = {
             c.objective: (c.info.get("settings") or {}).get("objective") or {} for c in self.results.cells
         }
-        return dial_table(self.head, dials(settings, self.objectives))
+        found = dials(settings, self.objectives)
+        ends = {}
+        for objective in {label for dial in found for _, label in dial.values}:
+            ratio, items = self.scale(objective)
+            for item in items:
+                score = item.scores[item.largest]
+                loss, optimum = score.true[:, -1], score.optimum
+                ends[objective, item.cell.label] = End(loss / optimum if ratio else loss - optimum, ratio)
+        return dial_table(self.head, found, ends)
 
     def shares(self) -> pd.DataFrame:
         """Mean over objectives of the share of runs that reach the best 10, 1 and .1 % of random
@@ -679,10 +687,11 @@ def _answer(page: Page, figures: dict[str, str]) -> list[str]:
 
 
 DIALS = (
-    "Objectives that differ in one setting only, a column a setting. Above: how many runs of the largest "
-    "budget end near-optimal, with the 95 % interval (Wilson); below: E[min(T, B)], what a run of it "
-    "spends on average until it is near-optimal or at its end. The target is each objective's own: compare "
-    "strategies at one setting, and how their order changes with it."
+    "Objectives that differ in one setting only, a column a setting; runs of the largest budget B. Above: "
+    "how many end near-optimal, with the 95 % interval (Wilson). Middle: E[min(T, B)], what a run spends on "
+    "average until it is near-optimal or at its end. Below: the true loss at the end, above the best "
+    "constant configuration's or over it, median with its 95 % interval. The target is each objective's own: "
+    "compare strategies at one setting, and how their order changes with it."
 )
 
 

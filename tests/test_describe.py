@@ -113,5 +113,5 @@ def test_the_suites_page_shows_the_table_that_was_measured():
     text = (root / "docs" / "suite.md").read_text()
     assert f"<!-- nearopt describe experiment=suite -->\n{markdown(rows)}<!-- end -->" in text
     assert [r["objective"] for r in rows] == [e.label for e in read(["experiment=suite"]).objectives]
-    # None is trivial: before the cap, at most one random configuration in twenty, where there is a gap at all.
+    # None is trivial: before the cap, at most one random configuration in twenty, where there is a gap.
     assert all(r["p_uncapped"] <= 0.05 or r["p_uncapped"] == 1 for r in rows)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from bench.dials import Dial, dial_table, dials
+from bench.dials import Dial, End, dial_table, dials
 from bench.plots import dial_figure
 
 LEVY = {f"levy,dimension={d}": {"name": "levy", "dimension": d, "shift": True} for d in (8, 2, 4)}
@@ -49,7 +49,10 @@ def test_the_table_has_shares_with_their_intervals_and_the_figure_every_label():
          "reached": reached, "trials_restricted_mean": 30.0 - reached}
         for (name, reached) in zip(LEVY, (2, 20, 9), strict=True) for label in ("random", "gp")
     ])  # fmt: skip
-    table = dial_table(head, dials(LEVY))
+    ends = {
+        (o, label): End(np.arange(1.0, 21.0), o.endswith("8")) for o in LEVY for label in ("random", "gp")
+    }
+    table = dial_table(head, dials(LEVY), ends)
     gp = table[table["label"] == "gp"]
     assert gp["value"].tolist() == [2, 4, 8] and gp["share"].tolist() == [1, 0.45, 0.1]
     middle = binomtest(9, 20).proportion_ci(method="wilson")
@@ -57,3 +60,4 @@ def test_the_table_has_shares_with_their_intervals_and_the_figure_every_label():
     figure = dial_figure(table)
     assert figure.startswith("<svg") and "levy" in figure and ">gp<" in figure and ">8<" in figure
     assert not math.isnan(table["trials"].sum())
+    assert gp["end"].tolist() == [10.5] * 3 and gp["ratio"].tolist() == [False, False, True]
