@@ -7,6 +7,7 @@ are avoided: floor(log(243) / log(3)) is 4.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 RULES = ("algorithm1", "table1")
@@ -28,10 +29,15 @@ def check(max_epoch: int, eta: int, min_epoch: int, rule: str = "algorithm1") ->
         raise ValueError(f"eta must be an integer of at least 2, got {eta}")
     if int(max_epoch) != max_epoch or max_epoch < 1:
         raise ValueError(f"max_epoch must be an integer of at least 1, got {max_epoch}")
-    if int(min_epoch) != min_epoch or not 1 <= min_epoch <= max_epoch:
-        raise ValueError(f"min_epoch must be an integer from 1 to max_epoch={max_epoch}, got {min_epoch}")
+    check_epoch("min_epoch", min_epoch, max_epoch)
     if rule not in RULES:
         raise ValueError(f"bracket_rule must be {' or '.join(RULES)}, got {rule!r}")
+
+
+def check_epoch(name: str, epoch: int, max_epoch: int) -> None:
+    """Raises ValueError for an epoch at which nobody can be."""
+    if int(epoch) != epoch or not 1 <= epoch <= max_epoch:
+        raise ValueError(f"{name} must be an integer from 1 to max_epoch={max_epoch}, got {epoch}")
 
 
 def s_max(max_epoch: int, eta: int, min_epoch: int = 1) -> int:
@@ -84,6 +90,17 @@ def halving(max_epoch: int, eta: int = 3, min_epoch: int = 1, members: int | Non
     return tuple(Rung(promoted(n, eta, i), r) for i, r in enumerate(rungs(max_epoch, eta, s)))
 
 
+def screening(max_epoch: int, epochs: int, keep: int, first_epoch: int = 1) -> Bracket:
+    """As many members to first_epoch as `epochs` pay for beside `keep` of them trained on to max_epoch.
+
+    At most half of the trainings that the epochs pay for are kept, and at least one."""
+    if first_epoch == max_epoch:
+        return (Rung(epochs // max_epoch, max_epoch),)
+    keep = max(1, min(keep, epochs // max_epoch // 2))
+    members = (epochs - keep * (max_epoch - first_epoch)) // first_epoch
+    return Rung(members, first_epoch), Rung(keep, max_epoch)
+
+
 def epochs(bracket: Bracket, resume: bool = True) -> int:
     """Epochs that a bracket trains: with resuming a promoted member pays only for those after its last
     rung."""
@@ -95,3 +112,10 @@ def picture(bracket: Bracket) -> str:
     """A bracket in words: "81, 27, 9, 3, 1 members at epochs 1, 3, 9, 27, 81"."""
     members, ends = (", ".join(f"{n:,}" for n in column) for column in zip(*bracket, strict=True))
     return f"{members} members at epochs {ends}"
+
+
+def started(rungs: tuple[int, ...], eta: int, epochs: int) -> int:
+    """Configurations that `epochs` pay for, rounded down, where one in eta of each rung goes on."""
+    s = len(rungs) - 1
+    each = sum(eta ** (s - i) * (b - a) for i, (a, b) in enumerate(pairwise((0, *rungs))))
+    return epochs * eta**s // each
