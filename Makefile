@@ -25,7 +25,13 @@ reference: $(INSTALLED)
 	$(BIN)/nearopt run experiment=first; \
 	$(BIN)/nearopt speed peer_seconds=300; \
 	$(BIN)/nearopt speed grow=true name=growth; \
-	for name in first speed growth; do \
+	$(BIN)/nearopt speed evaluate=true name=evaluations; \
+	$(BIN)/nearopt run experiment=dials; \
+	$(BIN)/nearopt run experiment=suite; \
+	$(BIN)/nearopt describe experiment=suite; \
+	mkdir -p results/reference/describe; \
+	cp results/describe/suite/describe.csv results/reference/describe/suite.csv; \
+	for name in first speed growth evaluations dials suite; do \
 	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
 	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html -cf - . \
 	    | tar -C results/reference/$$name -xf -; \

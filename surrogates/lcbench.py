@@ -104,9 +104,9 @@ class LCBench:
         if self.measure not in SCALES:
             raise ValueError(f"measure must be one of {', '.join(SCALES)}, got {self.measure!r}")
         for name in (MODEL, CODES):
-            if data_dir is None or not (Path(data_dir) / name).is_file():
+            if data_dir is None or not (Path(data_dir).expanduser() / name).is_file():
                 raise MissingData(f"no file {name} in data_dir={data_dir or 'null'}: set it to the {SOURCE}")
-        folder = Path(str(data_dir)).resolve()
+        folder = Path(str(data_dir)).expanduser().resolve()
         object.__setattr__(self, "_folder", folder)
         object.__setattr__(self, "digest", hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()[:16])
 

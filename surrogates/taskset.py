@@ -88,9 +88,10 @@ class Instance(NamedTuple):
 
 def _files(data_dir: str | None) -> list[Path]:
     """The files of a folder that holds all tasks; raises MissingData with the first that is not there."""
-    files = [Path(str(data_dir)) / f"{PREFIX}{task}.json" for task in TASKS]
-    if data_dir is not None and (Path(data_dir) / COLLECTED).is_file():
-        return [Path(data_dir) / COLLECTED]
+    folder = Path(str(data_dir)).expanduser()
+    files = [folder / f"{PREFIX}{task}.json" for task in TASKS]
+    if data_dir is not None and (folder / COLLECTED).is_file():
+        return [folder / COLLECTED]
     for file in files:
         if data_dir is None or not file.is_file():
             raise MissingData(f"no file {file.name} in data_dir={data_dir or 'null'}: set it to the {SOURCE}")
