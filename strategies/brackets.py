@@ -119,3 +119,14 @@ def started(rungs: tuple[int, ...], eta: int, epochs: int) -> int:
     s = len(rungs) - 1
     each = sum(eta ** (s - i) * (b - a) for i, (a, b) in enumerate(pairwise((0, *rungs))))
     return epochs * eta**s // each
+
+
+def turns(shares: tuple[int, ...]) -> tuple[int, ...]:
+    """An order of sum(shares) turns in which each has its share, as evenly as can be, the first the first."""
+    total, credit, order = sum(shares), [0] * len(shares), []
+    for _ in range(total):
+        credit = [have + share for have, share in zip(credit, shares, strict=True)]
+        nxt = credit.index(max(credit))
+        credit[nxt] -= total
+        order.append(nxt)
+    return tuple(order)

@@ -15,6 +15,7 @@ from bench.simulate import simulate
 from bench.space import Float, Space
 from strategies import brackets
 from strategies.asha import ASHA
+from strategies.async_hyperband import AsyncHyperband
 from strategies.successive_halving import SuccessiveHalving
 
 CUBE = Space({"a": Float(0.0, 1.0)}).cube()
@@ -264,3 +265,65 @@ def test_one_epoch_is_random_search():
 def test_bad_settings_are_named(bad, says):
     with pytest.raises(ValueError, match=says):
         ASHA(**({"cube": CUBE, "max_epoch": 9, "budget": 3} | bad))
+
+
+@pytest.mark.parametrize("shares", [(1,), (3, 1), (81, 34, 15, 8, 5), (7, 7, 7)])
+def test_brackets_take_turns_by_their_shares(shares):
+    order, total = np.array(brackets.turns(shares)), sum(shares)
+    assert np.bincount(order).tolist() == list(shares) and order[0] == 0
+    for n in range(total + 1):
+        have = np.bincount(order[:n], minlength=len(shares))
+        assert np.abs(have - n * np.array(shares) / total).max() < 2
+
+
+class PlainBrackets:
+    """A `Plain` for each bracket: the highest promotable rung of all, else the next bracket's new trial."""
+
+    def __init__(self, table, eta, trials, variant, order):
+        self.table = [Plain([rung.until for rung in b], eta, 0, variant) for b in table]
+        self.order, self.trials, self.started, self.recent = order, trials, 0, []
+
+    def ask(self):
+        offers = []
+        for s, plain in enumerate(self.table):
+            before = [set(left) for left in plain.left]
+            offer = plain.ask()
+            if offer[0] != NONE:
+                offers.append((-offer[2], -plain.ends.index(offer[2]), s, offer))
+                plain.left = before
+        if offers:
+            _, _, s, offer = min(offers)
+            assert self.table[s].ask() == offer
+            return offer
+        if self.started == self.trials:
+            return NONE, NONE, 0
+        k, self.started = self.started, self.started + 1
+        return k, NONE, self.table[self.order[k % len(self.order)]].ends[0]
+
+    def tell(self, trial, until, loss):
+        self.table[self.order[trial % len(self.order)]].tell(trial, until, loss)
+
+
+def test_asynchronous_hyperband_is_an_asha_a_bracket():
+    strategy = AsyncHyperband(cube=CUBE, max_epoch=27, budget=40)
+    table = brackets.brackets(27)
+    order = brackets.turns(tuple(b[0].members for b in table))
+    programs = compiled(strategy)
+    for workers in (1, 6):
+        plain = PlainBrackets(table, 3, strategy.num_trials, "promotion", order)
+        told = events(strategy, losses_of(workers), workers, 40 * 27, plain, programs=programs)
+        begun = {trial for trial, *_ in told}
+        assert len(begun) > 80 and {order[t % len(order)] for t in begun} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("variant", ["promotion", "stopping"])
+def test_asynchronous_hyperband_on_a_bad_cluster(variant):
+    run, resumed = unharmed(partial(AsyncHyperband, variant=variant), 64, 0.33, 0.05)
+    assert resumed == 0 and (run["status"] == "given up").mean() > 0.02
+
+
+def test_what_a_budget_means_to_asynchronous_hyperband():
+    assert AsyncHyperband(cube=CUBE, max_epoch=81, budget=40).describe() == (
+        "async_hyperband: 40 trainings = 3,240 epochs: at most 497 configurations in five brackets, "
+        "81 : 34 : 15 : 8 : 5, which begin at epochs 1, 3, 9, 27, 81; one in 3 goes on from each rung"
+    )
