@@ -20,10 +20,10 @@ from strategies.successive_halving import amount, word
 
 @dataclass(frozen=True)
 class AsyncHyperband:
-    """Gives an idle worker the best promotable trial of the highest rung of all brackets, else a new trial.
+    """Gives an idle worker the best promotable trial of the highest rung of all brackets, else a new one.
 
     `eta`, `min_epoch`, `variant`, `trials`: as in ASHA · `bracket_rule`: as in Hyperband. Trials compete
-    within their bracket only. Trial k is row k of the shared start-up design: it is random search's trial k."""
+    within their bracket only. Trial k is row k of the shared start-up design."""
 
     eta: int = 3
     min_epoch: int = 1
