@@ -125,7 +125,7 @@ def drive(strategy, loss, workers=1, seed=0, programs=None):
             job = Job(int(job.trial), int(job.source), np.asarray(job.x), int(job.until))
             waits = job.trial == NONE
             if waits:
-                assert all(np.array_equal(a, b) for a, b in zip(state, after, strict=True))
+                assert jax.tree.all(jax.tree.map(np.array_equal, state, after))
             else:
                 granted.append(job)
                 running.append(job)
