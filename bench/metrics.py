@@ -75,9 +75,10 @@ class Runs(NamedTuple):
 
     seeds, instance i64[runs] · count i64[runs], jobs · spent i64[runs, jobs], epochs charged when that
     job's result came in · loss (told, inf: not finite or not finished), true_loss f64[runs, jobs] · until
-    i64[runs, jobs] · total i64[runs], epochs charged in all · recommended f64[runs], true loss of what the
-    strategy recommends in the end, nan where it does not · failed bool[runs], a job's program raised.
-    Columns past `count` repeat the last spent and have an infinite loss.
+    i64[runs, jobs] · finished f64[runs, jobs], simulated seconds · total i64[runs], epochs charged in all ·
+    recommended f64[runs], true loss of what the strategy recommends in the end, nan where it does not ·
+    failed bool[runs], a job's program raised. Columns past `count` repeat the last spent and have an infinite
+    loss and finish.
     """
 
     seeds: np.ndarray
@@ -87,6 +88,7 @@ class Runs(NamedTuple):
     loss: np.ndarray
     true_loss: np.ndarray
     until: np.ndarray
+    finished: np.ndarray
     total: np.ndarray
     recommended: np.ndarray
     failed: np.ndarray
@@ -366,6 +368,7 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
         loss=matrix(loss, np.inf, np.float64),
         true_loss=matrix(np.where(np.isnan(true_loss), np.inf, true_loss), np.inf, np.float64),
         until=matrix(until, 0, np.int64),
+        finished=matrix(finished, np.inf, np.float64),
         total=spent[:, -1],
         recommended=recommended,
         failed=np.bincount(row, weights=ended == "raised", minlength=len(seeds)) > 0,

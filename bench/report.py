@@ -30,7 +30,16 @@ from bench.metrics import (
     load_folder,
     summary,
 )
-from bench.plots import colour, dial_figure, headline_figure, objective_figure, rank
+from bench.plots import (
+    clock_figure,
+    colour,
+    dial_figure,
+    headline_figure,
+    objective_figure,
+    rank,
+    run_figure,
+)
+from bench.timelines import clock_curves, largest_trace, timeline, worker_use
 
 SURE = 6  # fewer runs have no 95 % interval of a median: nothing is emphasised
 READING = {
@@ -315,6 +324,38 @@ class Page:
                 max_epoch=items[0].max_epoch,
             )
         return out
+
+    def clocks(self) -> dict[str, str]:
+        """The figure on the simulated clock of each objective."""
+        out = {}
+        for objective in self.objectives:
+            ratio, items = self.scale(objective)
+            if items:
+                use = {i.cell.label: worker_use(largest_trace(i), self.workers(i.cell)) for i in items}
+                out[objective] = clock_figure(clock_curves(items, ratio), use, ratio)
+        return out
+
+    def pictures(self) -> dict[str, tuple[str, str]]:
+        """One run of each label that stops, resumes, copies or has several workers, on the first objective
+        with more than one epoch where it was run: label -> (objective, figure)."""
+        out: dict[str, tuple[str, str]] = {}
+        for objective in self.objectives:
+            for item in self.scale(objective)[1]:
+                label, cell = item.cell.label, item.cell
+                if label in out or item.max_epoch == 1:
+                    continue
+                folder = self.results.path / objective / label
+                fidelity = str(cell.info.get("fidelity") or "training")
+                found = timeline(folder, item.largest, fidelity, self.workers(cell))
+                if found is None or (found.workers == 1 and set(found.jobs["until"]) == {item.max_epoch}):
+                    continue
+                out[label] = objective, run_figure(label, found)
+        return {label: out[label] for label in sorted(out, key=rank)}
+
+    @staticmethod
+    def workers(cell: Any) -> int:
+        settings = cell.info.get("settings") or {}
+        return int((settings.get("cluster") or {}).get("workers") or settings.get("workers") or 1)
 
     def dials(self) -> pd.DataFrame:
         """What each setting decides in which several objectives differ: `bench.dials.dial_table`."""
@@ -743,6 +784,34 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
     return out
 
 
+CLOCK = (
+    "Left: the true loss of the best found against simulated time, runs of the largest budget, median with "
+    "its 95 % interval. Right: the share of the workers' time, until the last job of a run, in which they "
+    "trained: median and range over runs."
+)
+PICTURES = (
+    "The first seed's run of the largest budget. Grey: all jobs; bold: those that made the winner's weights; "
+    "crosses: jobs that were lost, given up or raised."
+)
+
+
+def _clock(page: Page, clocks: dict[str, str], pictures: dict[str, tuple[str, str]]) -> list[str]:
+    if not clocks:
+        return []
+    out = ['<h2 id="clock">On the simulated clock</h2>']
+    figures = [f"<h4>{_e(objective)}</h4><figure>{text}</figure>" for objective, text in clocks.items()]
+    out.append(
+        _fold("Loss against time, and how busy the workers were", _prose(_e(CLOCK)) + "".join(figures))
+    )
+    if pictures:
+        figures = [
+            f"<h4>{_e(label)} on {_e(objective)}</h4><figure>{text}</figure>"
+            for label, (objective, text) in pictures.items()
+        ]
+        out.append(_fold("One run of each strategy, job by job", _prose(_e(PICTURES)) + "".join(figures)))
+    return out
+
+
 def _origins(page: Page) -> list[str]:
     rows = "".join(f"<tr><th>{_e(k)}</th><td>{_e(v)}</td></tr>" for k, v in page.provenance())
     out = [
@@ -785,9 +854,12 @@ def _origins(page: Page) -> list[str]:
     return out
 
 
-def render_html(page: Page, figures: dict[str, str]) -> str:
+def render_html(
+    page: Page, figures: dict[str, str], clocks: dict[str, str], pictures: dict[str, tuple[str, str]]
+) -> str:
     """The whole page; nothing outside it is needed."""
-    body = "".join([*_answer(page, figures), *_dials(figures), *_objectives(page, figures), *_origins(page)])
+    body = [*_answer(page, figures), *_dials(figures), *_objectives(page, figures)]
+    body = "".join([*body, *_clock(page, clocks, pictures), *_origins(page)])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -883,11 +955,16 @@ def build(folder: str | Path) -> Path:
     Raises FileNotFoundError where there is no such folder or no cell in it."""
     results = load_folder(folder)
     page = Page(results)
-    figures = page.figures()
+    figures, clocks, pictures = page.figures(), page.clocks(), page.pictures()
     root = results.path
     _write(root / "summary.csv", page.table.to_csv(index=False))
     for name, text in figures.items():
         _write(root / "figures" / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
+    for name, text in {
+        **{f"{objective}.clock": text for objective, text in clocks.items()},
+        **{f"{label}.run": text for label, (_, text) in pictures.items()},
+    }.items():
+        _write(root / "figures" / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
     _write(root / "report.md", render_markdown(page, figures))
-    _write(root / "report.html", render_html(page, figures))
+    _write(root / "report.html", render_html(page, figures, clocks, pictures))
     return root / "report.html"
