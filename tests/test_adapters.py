@@ -119,7 +119,9 @@ def design(n, seed):
     return np.asarray(SPACE.cube().start(seed_keys(jnp.uint32(seed))[0], n))
 
 
-@pytest.mark.parametrize("name", [n for n in ADAPTERS if n.startswith("optuna") and "hyperband" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in ADAPTERS if n.startswith("optuna") and "hyperband" not in n and "asha" not in n]
+)
 def test_optuna_is_told_the_losses_of_the_values_that_it_proposed(name):
     strategy = factory(f"{name},start=2")(cube=SPACE.cube(), max_epoch=1, budget=5.0, seed=3)
     told = []
@@ -163,7 +165,7 @@ def line(n):
     return x
 
 
-@pytest.mark.parametrize("name", ["optuna_hyperband", "syne_tune_asha", "syne_tune_hyperband"])
+@pytest.mark.parametrize("name", ["optuna_hyperband", "optuna_asha", "syne_tune_asha", "syne_tune_hyperband"])
 def test_a_pruner_stops_most_trials_early_and_keeps_the_better(name):
     objective = Probe(max_epoch=27)
     trace = loop.run(factory(name), objective, seeds=[0, 1], budget=12).trace

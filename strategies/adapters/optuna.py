@@ -1,4 +1,4 @@
-"""Samplers and the Hyperband pruner of Optuna, through its ask-and-tell interface.
+"""Samplers, the Hyperband and the ASHA pruner of Optuna, through its ask-and-tell interface.
 
 Akiba et al. 2019, "Optuna", arXiv 1907.10902; https://optuna.readthedocs.io. Defaults are the library's own.
 Departures, for the comparison's sake: the start-up trials are the shared design's, enqueued; a loss that is
@@ -24,15 +24,16 @@ MODULES = {
     "random": ("optuna",),
     "cmaes": ("optuna", "cmaes"),
 }
-ETA = 3  # the pruner's default reduction factor
+ETA = 3  # HyperbandPruner's default; SuccessiveHalvingPruner is given it
 
 
 class Optuna:
     """One study in memory. Without a pruner each trial is one full training.
 
-    sampler: gp, tpe, random or cmaes · pruner: none or hyperband, which trains each trial from rung to rung
-    (1, 3, 9 ... epochs) until it is pruned · start: trials of the shared design before the sampler's own ·
-    multivariate: tpe's, null for the library's default · deterministic: gp's, true: losses have no noise.
+    sampler: gp, tpe, random or cmaes · pruner: none, or hyperband or asha (SuccessiveHalvingPruner), which
+    train each trial from rung to rung (1, 3, 9 ... epochs) until it is pruned · start: trials of the shared
+    design before the sampler's own · multivariate: tpe's, null for the library's default · deterministic:
+    gp's, true: losses have no noise.
     """
 
     anytime = True
@@ -53,22 +54,26 @@ class Optuna:
     ):
         if sampler not in MODULES:
             raise ValueError(f"sampler must be one of {', '.join(MODULES)}, got {sampler!r}")
-        if pruner not in ("none", "hyperband"):
-            raise ValueError(f"pruner must be none or hyperband, got {pruner!r}")
+        if pruner not in ("none", "hyperband", "asha"):
+            raise ValueError(f"pruner must be none, hyperband or asha, got {pruner!r}")
         if start < 0:
             raise ValueError(f"start must be at least 0, got {start}")
         optuna, *_ = needed(f"Optuna's sampler {sampler}", *MODULES[sampler])
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.cube, self.max_epoch, self.budget = cube, max_epoch, budget
-        self.pruning = pruner == "hyperband"
+        self.pruning = pruner != "none"
         self.rungs = self._rungs() if self.pruning else [max_epoch]
         self.axes = axes(cube)
         self.pruned = optuna.trial.TrialState.PRUNED
         self.distributions = {f"x{i}": _distribution(optuna, axis) for i, axis in enumerate(self.axes)}
-        pruners = optuna.pruners
+        chosen = {
+            "none": lambda made: made.NopPruner(),
+            "hyperband": lambda made: made.HyperbandPruner(1, max_epoch, ETA),
+            "asha": lambda made: made.SuccessiveHalvingPruner(1, ETA),
+        }[pruner]
         self.study = optuna.create_study(
             sampler=_sampler(optuna, sampler, start, multivariate, deterministic, seed),
-            pruner=pruners.HyperbandPruner(1, max_epoch, ETA) if self.pruning else pruners.NopPruner(),
+            pruner=chosen(optuna.pruners),
             study_name=f"seed {seed}",  # the pruner draws a trial's bracket from it
         )
         self.design = first_points(cube, min(start, self.num_trials), seed, design)
