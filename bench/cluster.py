@@ -107,6 +107,7 @@ class Cluster:
         kept = self.num_trials if self.resumes or self.copies else 0
         self.last_x = np.zeros((lanes, kept, self.width), np.float32)
         self.dead = np.zeros((lanes, self.num_trials), bool)
+        self.doomed = np.zeros(lanes * workers, bool)  # jobs that started from a dead trial
         self.thinks = np.zeros(lanes)  # until when the strategy thinks
         self.unlucky = self.settings.straggle > 0 or self.settings.drop > 0
         self.chance = [np.random.default_rng([7, seed]) for seed in self.seeds] if self.unlucky else []
@@ -145,9 +146,10 @@ class Cluster:
         lost = tells & (job[:, LOST] > 0)
         length = job[:, UNTIL] - job[:, START]
         self.spent -= np.where(lost, length - job[:, LOST], 0)  # only what it trained is charged
-        again = lost & (job[:, TRIES] < self.settings.retries) & (self.spent + length <= self.epochs)
-        from_dead = self.dead[np.arange(self.lanes), np.maximum(job[:, SOURCE], 0)] & (job[:, SOURCE] != NONE)
-        return again, (lost & ~again) | (tells & from_dead & ~again)
+        entitled = lost & (job[:, TRIES] < self.settings.retries)
+        again = entitled & (self.spent + length <= self.epochs)
+        self.asking &= again | ~entitled  # the first job that does not fit ends the asking
+        return again, (lost & ~again) | (tells & self.doomed[places] & ~again)
 
     def retry(self, lanes: np.ndarray, places: np.ndarray) -> None:
         """The jobs lost at these places, one a lane, start again, as new jobs."""
@@ -198,6 +200,8 @@ class Cluster:
         self.whole[places] = np.stack([self.granted[lanes], trial, source, start, until, none, none], 1)
         self.granted[lanes] += 1
         self.x[places] = x
+        if self.unlucky:
+            self.doomed[places] = (source != NONE) & self.dead[lanes, np.maximum(source, 0)]
         if self.settings.thinking:
             self.thinks[lanes] = np.maximum(self.thinks[lanes], self.now[lanes]) + self.settings.thinking
             self.real[places, STARTED] = self.thinks[lanes]

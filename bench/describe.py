@@ -4,7 +4,7 @@ Everything is measured on random configurations of several instances, with the t
 *told*. Shares of variance are those of ranks (the share of random configurations that are better), so that a
 few huge or diverged losses do not decide them. Total effects are estimated as in Jansen 1999 (Computer
 Physics Communications 117), the effective dimension is that in the truncation sense of Caflisch, Morokoff and
-Owen 1997, for the best order of the axes: the fewest axes that carry 95 % of the variance together.
+Owen 1997: the fewest axes, in the order of their total effects, that carry 95 % of the variance together.
 """
 
 from __future__ import annotations

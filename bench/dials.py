@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ LEAST = 3  # settings of a dial: fewer show no course
 
 
 class Dial(NamedTuple):
-    """name: of the objectives, without settings · setting: the one that they differ in · values: ascending
-    numbers, each with the objective that has it, its settings included."""
+    """name: of the objectives, without settings, and in brackets the settings that are fixed here and vary
+    elsewhere · setting: the one that they differ in · values: ascending numbers, each with the objective that
+    has it, its settings included."""
 
     name: str
     setting: str
@@ -42,23 +44,30 @@ def dials(objectives: Mapping[str, Mapping[str, Any]], order: Iterable[str] = ()
         groups.setdefault(label.partition(",")[0], {})[label] = _flat(settings)
     found = []
     for name, members in groups.items():
-        varying = [
-            k for k in next(iter(members.values())) if len({repr(m.get(k)) for m in members.values()}) > 1
-        ]
+        keys = dict.fromkeys(k for own in members.values() for k in own)
+        varying = [k for k in keys if len({repr(own.get(k)) for own in members.values()}) > 1]
         for setting in varying:
-            alike: dict[str, dict[float, str]] = {}
+            alike: dict[tuple[tuple[str, str], ...], dict[float, str]] = {}
             for label, own in members.items():
                 value = own.get(setting)
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    rest = repr(sorted((k, repr(v)) for k, v in own.items() if k != setting))
+                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                    rest = tuple((k, str(own.get(k))) for k in varying if k != setting)
                     alike.setdefault(rest, {})[float(value)] = label
             found += [
-                Dial(name, setting.replace("base.", ""), tuple(sorted(values.items())))
-                for values in alike.values()
+                (name, setting, rest, tuple(sorted(values.items())))
+                for rest, values in alike.items()
                 if len(values) >= LEAST
             ]
+    made = []
+    for name, setting, rest, values in found:
+        shown = setting.replace("base.", "")
+        if any(n == name and s != setting and s.replace("base.", "") == shown for n, s, *_ in found):
+            shown = setting
+        twins = [r for n, s, r, _ in found if (n, s) == (name, setting)]
+        fixed = [f"{k}={v}" for k, v in rest if len({dict(r)[k] for r in twins}) > 1]
+        made.append(Dial(f"{name} ({', '.join(fixed)})" if fixed else name, shown, values))
     place = {label: i for i, label in enumerate(order)}
-    return sorted(found, key=lambda d: min(place.get(label, len(place)) for _, label in d.values))
+    return sorted(made, key=lambda d: min(place.get(label, len(place)) for _, label in d.values))
 
 
 class End(NamedTuple):

@@ -352,8 +352,10 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
         started = np.asarray(trace["started"])[order].astype(np.float64)
         for i in range(len(seeds)):
             mine = row == i
-            granted = np.concatenate([[0], cumulated[mine]])
-            before = np.searchsorted(started[mine], np.sort(finished[mine]), side="left")
+            # Jobs need not start in the order of their numbers, where the strategy thinks or jobs are lost.
+            by_start = np.argsort(started[mine], kind="stable")
+            granted = np.concatenate([[0], np.cumsum(charge[mine][by_start])])
+            before = np.searchsorted(started[mine][by_start], np.sort(finished[mine]), side="left")
             n = int(count[i])
             spent[i, :n] = np.maximum(spent[i, :n], granted[before])
     recommended = np.full(len(seeds), np.nan)

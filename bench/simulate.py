@@ -415,8 +415,10 @@ def simulate(
     state = make_cluster(strategy, objective, lanes, settings, budget)
     watch = Stopwatch()
     with jax.enable_x64(True):
-        # Lanes take turns at different times where some wait for training, or for a lost job to end again.
+        # Lanes take turns at different times where some wait for training, for a lost job to end again, or
+        # for those of a lower stage, which waits can leave behind.
         select = hasattr(objective, "chunk") or (settings.drop > 0 and settings.retries > 0)
+        select |= hasattr(strategy, "stage") and settings.workers > 1
         keep = bool({"resume", "copy"} & strategy.needs) and objective.max_epoch > 1
         player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch, prior)
         count = settings.workers

@@ -34,6 +34,22 @@ def _check_bounds(low: float, high: float, log: bool) -> None:
         raise ValueError(f"a log axis needs low above 0, got low={low}")
 
 
+def check_whole(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raises ValueError unless a setting's value is an int (no bool) of at least `low`, at most `high`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        span = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number {span}, got {value!r}")
+
+
+def check_real(name: str, value: Any, low: float | None = None, high: float | None = None) -> None:
+    """Raises ValueError unless a setting's value is a finite number (no bool) on [low, high]."""
+    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or (low is not None and value < low) or (high is not None and value > high):
+        ends = [f"at least {low:g}"] * (low is not None) + [f"at most {high:g}"] * (high is not None)
+        raise ValueError(f"{name} must be a finite number {' and '.join(ends)}".rstrip() + f", got {value!r}")
+
+
 @dataclass(frozen=True)
 class Float:
     """A real axis on [low, high]; `default` is the middle (of the log scale if `log`) unless given."""

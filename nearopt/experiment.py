@@ -95,7 +95,7 @@ def overrides(words: list[str]) -> dict[str, str]:
         if not equals:
             raise UserError(f"expected key=value, got {word!r}")
         known = [*ROOT, *catalogue.GROUPS]
-        if key.split(".")[0] not in known or ("." in key and key.split(".")[0] not in catalogue.GROUPS[:2]):
+        if key.split(".")[0] not in known or ("." in key and key.split(".")[0] not in catalogue.GROUPS[:3]):
             raise UserError(f"no setting {key!r}{nearest(key, known)}")
         found[key] = value
     return found
@@ -222,21 +222,21 @@ def _cluster(entry: Entry, strategy: Entry) -> tuple[Any, list[str]]:
 
 
 def recorded_thinking(label: str) -> float:
-    """Seconds that a strategy thinks for a training: CPU seconds of a run over its budget, as `nearopt speed`
+    """Seconds that a strategy thinks for a job: CPU seconds of a run over its jobs, as `nearopt speed`
     measured it here (results/speed) or in the results that nearopt ships; UserError where it did not."""
     import pandas as pd
 
     for root in (Path("results"), Path(__file__).parent.parent / "results" / "reference"):
         path = root / "speed" / "speed.csv"
-        if not path.exists():
+        table: Any = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        if "jobs" not in table:
             continue
-        table: Any = pd.read_csv(path)
-        for name in (label, label.partition(",")[0]):
-            rows = table[table["strategy"].str.partition(",")[0].eq(name) | table["strategy"].eq(name)]
-            rows = rows[rows["cpu_s"].notna()]
+        table = table[table["cpu_s"].notna() & (table["jobs"] > 0)]
+        bare = table["strategy"].str.partition(",")[0] == label.partition(",")[0]
+        for rows in (table[table["strategy"] == label], table[bare]):
             if len(rows):
                 row = rows.iloc[0]
-                return float(f"{row['cpu_s'] / row['budget']:.3g}")
+                return float(f"{row['cpu_s'] / row['jobs']:.3g}")
     raise UserError(f"thinking=recorded: nearopt speed has not measured {label}; give seconds instead")
 
 
@@ -287,15 +287,17 @@ def work(cell: Cell) -> Work:
     except NotApplicable as error:
         return Work((), str(error))
     planned = list(cell.budgets)
-    if top.anytime:
+    # What lost jobs leave unspent depends on the budget, so such a run is the beginning of no other.
+    anytime = bool(top.anytime) and not cell.cluster.drop
+    if anytime:
         planned = [max(planned)]
     todo, warnings = [], []
     for budget in planned:
-        ranges, said = store.missing(cell.folder, budget, 1 if cell.debug else cell.seeds, top.anytime)
+        ranges, said = store.missing(cell.folder, budget, 1 if cell.debug else cell.seeds, anytime)
         warnings += said
         todo += [(budget, r) for r in ranges]
     say = {f"{b:g}": _say(s) for b, s in made.items()}
-    return Work(tuple(todo), "", say, bool(top.anytime), "stop" in top.needs, tuple(warnings))
+    return Work(tuple(todo), "", say, anytime, "stop" in top.needs, tuple(warnings))
 
 
 def _say(strategy: Any) -> str:

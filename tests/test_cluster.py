@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -12,11 +13,25 @@ from bench import loop
 from bench.cluster import ClusterSettings
 from bench.contract import Probe
 from bench.simulate import simulate
+from nearopt import experiment
 from strategies.hyperband import Hyperband
 from strategies.pbt import PBT
 from strategies.random_search import RandomSearch
 
 EPOCHS = Probe().max_epoch
+
+
+@dataclass(frozen=True)
+class Staged(Hyperband):
+    """Hyperband whose asks pass through two programs, the second from job `switch` on."""
+
+    switch: int = 6
+
+    def stage(self, granted: int) -> int:
+        return int(granted >= self.switch)
+
+    def ask(self, key, state, stage=0):
+        return super().ask(key, state)
 
 
 def trace(factory=RandomSearch, seeds=range(64), budget=8, **cluster):
@@ -91,7 +106,6 @@ def test_what_was_given_up_stays_lost_until_it_copies_another():
             if row.status == "given up":
                 dead.add(row.trial)
             elif row.trial in dead:
-                assert row.source not in dead
                 dead.discard(row.trial)
                 revived += 1
     assert revived > 20
@@ -107,6 +121,40 @@ def test_both_drivers_agree_on_a_bad_cluster():
     whole = ["seed", "job", "trial", "source", "start", "until", "worker", "status"]
     assert a[whole].equals(b[whole]) and {"lost"} < set(a["status"])
     np.testing.assert_allclose(a["finished"], b["finished"], rtol=1e-9)
+
+
+def test_a_job_is_dead_by_what_it_started_from_not_by_what_its_source_became():
+    setup = dict(workers=8, drop=0.03, straggle=0.33)
+    run = trace(partial(PBT, intervals=4), seeds=range(64), budget=16, **setup)
+    for seed, rows in run.groupby("seed"):
+        chance = np.random.default_rng([7, seed])
+        chance.standard_normal(256)
+        epoch = np.floor(np.log1p(-chance.random(256)) / np.log1p(-0.03)) + 1  # in which job k is lost
+        told: dict[int, list[tuple[float, bool]]] = {}  # trial -> (when, whether it is dead since)
+        for row in rows.sort_values(["finished", "job"]).itertuples():
+            before = [dead for when, dead in told.get(row.source, []) if when <= row.started]
+            doomed = row.source != -1 and before[-1]
+            lost = row.until - row.start == epoch[row.job]
+            assert (row.status == "given up") == (doomed or lost)
+            told.setdefault(row.trial, []).append((row.finished, row.status == "given up"))
+
+
+def test_lanes_of_another_stage_are_left_alone():
+    """With several workers waits leave lanes behind; a stage's program must not run for them."""
+    factory = partial(Staged, switch=6)
+    together = simulate(factory, Probe(), seeds=range(6), budget=10, workers=3).trace
+    for seed in (0, 5):
+        alone = simulate(factory, Probe(), seeds=[seed], budget=10, workers=3).trace
+        assert together[together["seed"] == seed].reset_index(drop=True).equals(alone)
+
+
+def test_runs_that_lose_jobs_are_no_beginnings_of_larger_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["name=a", "strategy=random", "objective=curves", "cluster=failing", "budgets=[4,8]"]
+    (cell,) = experiment.cells(experiment.read(words))
+    assert [budget for budget, _ in experiment.work(cell).todo] == [4, 8]
+    (cell,) = experiment.cells(experiment.read([*words, "cluster.drop=0"]))
+    assert [budget for budget, _ in experiment.work(cell).todo] == [8]
 
 
 def test_overheads_are_those_of_a_checkpoints_way():

@@ -61,3 +61,22 @@ def test_the_table_has_shares_with_their_intervals_and_the_figure_every_label():
     assert figure.startswith("<svg") and "levy" in figure and ">gp<" in figure and ">8<" in figure
     assert not math.isnan(table["trials"].sum())
     assert gp["end"].tolist() == [10.5] * 3 and gp["ratio"].tolist() == [False, False, True]
+
+
+def test_settings_that_cross_are_a_dial_each_with_the_others_value_in_its_name():
+    made = {
+        f"curves,rank={r},crossing={c}": {"rank": r, "crossing": c}
+        for r in (0.0, 0.5, 1.0)
+        for c in (0.0, 0.5, 1.0)
+    }
+    found = dials(made)
+    assert len(found) == 6 and len({(d.name, d.setting) for d in found}) == 6
+    assert {d.name for d in found if d.setting == "rank"} == {
+        f"curves (crossing={c})" for c in (0.0, 0.5, 1.0)
+    }
+
+
+def test_what_is_no_number_on_an_axis_is_no_value_of_a_dial():
+    assert dials({f"a,s={v}": {"s": v} for v in (1.0, math.inf, math.nan, 2.0)}) == []
+    later = {"a": {}} | {f"a,y={v}": {"y": v} for v in (1, 2, 3)}
+    assert [d.setting for d in dials(later)] == ["y"]

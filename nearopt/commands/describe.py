@@ -59,7 +59,8 @@ def spread(values: np.ndarray) -> str:
 
 
 def percents(values: np.ndarray) -> str:
-    return spread(100 * values).replace("(", "% (").replace(")", " %)") + ("" if np.ptp(values) else " %")
+    text = spread(100 * values)
+    return text.replace("(", "% (").replace(")", " %)") if "(" in text else f"{text} %"
 
 
 def axis(name: str, a: Any) -> str:
@@ -111,8 +112,11 @@ def page(objective: Any, entry: catalogue.Entry, profile: Any) -> str:
         "",
         f"p = {most}{percents(p)} of random ones are: random search needs {spread(1 / p)} trials in the mean",
     )
-    if np.median(uncapped_share(profile, objective.scale)) > MOST:
-        say("", f"(5 % of the gap would be reached by {percents(uncapped_share(profile, objective.scale))})")
+    uncapped = uncapped_share(profile, objective.scale)
+    if np.median(uncapped) == 1:
+        say("", "(their best 2 %: half of them diverge, so that there is no gap to take 5 % of)")
+    elif np.median(uncapped) > MOST:
+        say("", f"(their best 2 %: within 5 % of the gap are {percents(uncapped)})")
     say("default", f"{spread(profile.default)}; as good: {percents(default_share(profile))} of random ones")
     if len(profile.epochs) > 1:
         middle = np.median(profile.rank, 0)
@@ -220,6 +224,10 @@ def main(words: list[str]) -> int:
         picture = folder / f"{entry.label}.svg"
         picture.write_text(describe_figure(profile, list(objective.space.names), objective.scale) + "\n")
         rows.append(row(objective, entry, profile))
+        table = folder / "describe.csv"
+        pd.DataFrame(rows).to_csv(table, index=False, float_format="%.4g")
+        written: Any = pd.read_csv(table)  # the same digits in both
+        (folder / "describe.md").write_text(markdown(written.to_dict("records")))
         if len(entries) == 1:
             print(page(objective, entry, profile))
         else:
@@ -227,12 +235,8 @@ def main(words: list[str]) -> int:
             print(
                 f"{entry.label:<30} {r['axes']:>3} axes ({r['effective_axes']:g} matter), "
                 f"p = {100 * r['p']:.2g} % ({100 * r['p_uncapped']:.2g} % before the cap), "
-                f"ranks {r['rank_at_ninth']:.2f}, {time.perf_counter() - clock:.1f} s",
+                f"ranks {number(r['rank_at_ninth'])}, {time.perf_counter() - clock:.1f} s",
                 flush=True,
             )
-    table = folder / "describe.csv"
-    pd.DataFrame(rows).to_csv(table, index=False, float_format="%.4g")
-    written: Any = pd.read_csv(table)  # the same digits in both
-    (folder / "describe.md").write_text(markdown(written.to_dict("records")))
     print(f"picture{'s' * (len(entries) > 1)} and table: {folder}")
     return 0

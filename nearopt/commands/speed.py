@@ -88,9 +88,9 @@ RACES = (
 @dataclass(frozen=True)
 class Row:
     """One line of the table. status: measured, or why not · runs, workers · cpu_s, wall_s: of one run ·
-    compile_cpu_s: once, ours only · ratio: a peer's cpu_s over ours · regret_ours, regret: medians over the
-    `compared` seeds that both ran · decades: mean of log10 regret, ours less the peer's, with its 95 %
-    bootstrap interval."""
+    jobs: of one run, ours only · compile_cpu_s: once, ours only · ratio: a peer's cpu_s over ours ·
+    regret_ours, regret: medians over the `compared` seeds that both ran · decades: mean of log10 regret, ours
+    less the peer's, with its 95 % bootstrap interval."""
 
     objective: str
     budget: float
@@ -101,6 +101,7 @@ class Row:
     workers: int = 1
     cpu_s: float = float("nan")
     wall_s: float = float("nan")
+    jobs: float = float("nan")
     compile_cpu_s: float = float("nan")
     ratio: float = float("nan")
     compared: int = 0
@@ -113,14 +114,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a measurement leaves: Row's fields of these names, and the true loss of the last incumbent of each
-    of the first seeds."""
+    """What a measurement leaves: Row's fields of these names, and `final`, the true loss of the last
+    incumbent of each of the first seeds."""
 
     runs: int
     cpu_s: float
     wall_s: float
     compile_cpu_s: float
     final: list[float]
+    jobs: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def time_ours(
     trace = result.trace[result.trace["seed"] < compared]
     usual = float(np.median(cpu))
     final = _final(trace, made.fidelity)
-    return Timing(seeds, usual / seeds, float(np.median(wall)) / seeds, first - usual, final)
+    jobs = len(result.trace) / seeds
+    return Timing(seeds, usual / seeds, float(np.median(wall)) / seeds, first - usual, final, jobs)
 
 
 class Timed:
@@ -475,7 +478,12 @@ def run_race(
         made: Timing = call(time_ours, objective, strategy, race.budget, race.seeds, compared)
         ours = made
         row = replace(
-            row, runs=made.runs, cpu_s=made.cpu_s, wall_s=made.wall_s, compile_cpu_s=made.compile_cpu_s
+            row,
+            runs=made.runs,
+            cpu_s=made.cpu_s,
+            wall_s=made.wall_s,
+            jobs=made.jobs,
+            compile_cpu_s=made.compile_cpu_s,
         )
     except ValueError as error:
         row = replace(row, status=f"not measured: {error}")
