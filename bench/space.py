@@ -46,8 +46,9 @@ def check_real(name: str, value: Any, low: float | None = None, high: float | No
     """Raises ValueError unless a setting's value is a finite number (no bool) on [low, high]."""
     real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not real or (low is not None and value < low) or (high is not None and value > high):
-        ends = [f"at least {low:g}"] * (low is not None) + [f"at most {high:g}"] * (high is not None)
-        raise ValueError(f"{name} must be a finite number {' and '.join(ends)}".rstrip() + f", got {value!r}")
+        ends = [f"{word} {end:g}" for word, end in (("at least", low), ("at most", high)) if end is not None]
+        span = f" {' and '.join(ends)}" if ends else ""
+        raise ValueError(f"{name} must be a finite number{span}, got {value!r}")
 
 
 @dataclass(frozen=True)

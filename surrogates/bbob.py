@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.protocols import Reference
-from bench.space import Float, Space
+from bench.space import Float, Space, check_whole
 
 INSTANCES = 10_000  # instance numbers are drawn from 1 to this
 MODULUS, MULTIPLIER, TABLE = 2**31 - 1, 16807, 32
@@ -437,10 +437,9 @@ class BBOB:
             object.__setattr__(self, "function", names.index(str(self.function)) + 1)
         if self.function not in range(1, 25):
             raise ValueError(f"function must be 1 to 24 or one of {', '.join(names)}, got {self.function!r}")
-        if self.dimension < 2:
-            raise ValueError(f"dimension must be at least 2, got {self.dimension}")
-        if self.instance is not None and not 1 <= self.instance <= INSTANCES:
-            raise ValueError(f"instance must be 1 to {INSTANCES} or null, got {self.instance}")
+        check_whole("dimension", self.dimension, 2)
+        if self.instance is not None:
+            check_whole("instance", self.instance, 1, INSTANCES)
 
     @property
     def space(self) -> Space:

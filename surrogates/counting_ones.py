@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from bench.protocols import Reference
-from bench.space import Axis, Choice, Float, Space
+from bench.space import Axis, Choice, Float, Space, check_whole
 
 BITS = 30  # of a random word that are compared: thresholds up to 2^30 fit an i32
 
@@ -81,14 +81,10 @@ class CountingOnes:
     offers = frozenset({"stop", "resume"})
 
     def __post_init__(self):
-        if self.categorical < 0:
-            raise ValueError(f"categorical must be at least 0, got {self.categorical}")
-        if self.continuous < 1:
-            raise ValueError(f"continuous must be at least 1, got {self.continuous}")
-        if not 1 <= self.samples <= 32:
-            raise ValueError(f"samples must lie in 1..32, got {self.samples}")
-        if self.max_epoch < 1:
-            raise ValueError(f"max_epoch must be at least 1, got {self.max_epoch}")
+        check_whole("categorical", self.categorical, 0)
+        check_whole("continuous", self.continuous, 1)
+        check_whole("samples", self.samples, 1, 32)
+        check_whole("max_epoch", self.max_epoch, 1)
 
     @property
     def space(self) -> Space:

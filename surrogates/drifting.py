@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from bench.protocols import Reference
-from bench.space import Float, Space
+from bench.space import Float, Space, check_real, check_whole
 
 STEPS = 16  # an epoch: a power of two
 LOW, HIGH = 1e-4, 1.0  # of the learning rates
@@ -122,14 +122,10 @@ class Drifting:
     offers = frozenset({"stop", "resume", "copy", "change"})
 
     def __post_init__(self):
-        if self.groups < 1:
-            raise ValueError(f"groups must be at least 1, got {self.groups}")
-        if self.max_epoch < 2:
-            raise ValueError(f"max_epoch must be at least 2, got {self.max_epoch}")
-        if not 0 <= self.drift <= 1:
-            raise ValueError(f"drift must lie in [0, 1], got {self.drift}")
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+        check_whole("groups", self.groups, 1)
+        check_whole("max_epoch", self.max_epoch, 2)
+        check_real("drift", self.drift, 0, 1)
+        check_real("noise", self.noise, 0)
 
     @property
     def space(self) -> Space:

@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from bench.protocols import Reference
-from bench.space import Float, Space
+from bench.space import Float, Space, check_real, check_whole
 from surrogates.drifting import STEPS, bisect, epoch_factor, golden_section, pace_of
 
 LOW, HIGH = 1e-4, 1.0  # of the learning rate
@@ -84,12 +84,9 @@ class Hysteresis:
     offers = frozenset({"stop", "resume", "copy", "change"})
 
     def __post_init__(self):
-        if self.max_epoch < 2:
-            raise ValueError(f"max_epoch must be at least 2, got {self.max_epoch}")
-        if not 0 <= self.hysteresis <= 1:
-            raise ValueError(f"hysteresis must lie in [0, 1], got {self.hysteresis}")
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+        check_whole("max_epoch", self.max_epoch, 2)
+        check_real("hysteresis", self.hysteresis, 0, 1)
+        check_real("noise", self.noise, 0)
 
     @property
     def space(self) -> Space:

@@ -50,7 +50,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.protocols import Reference
-from bench.space import Float, Space
+from bench.space import Float, Space, check_real, check_whole
 
 WIDTH, OUTPUTS = 16, 23
 LAYERS = (8, 15)  # of weights, least and most
@@ -188,12 +188,9 @@ class IfBO:
     offers = frozenset({"stop", "resume"})
 
     def __post_init__(self):
-        if self.dimension < 1:
-            raise ValueError(f"dimension must be at least 1, got {self.dimension}")
-        if self.max_epoch < 2:
-            raise ValueError(f"max_epoch must be at least 2, got {self.max_epoch}")
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+        check_whole("dimension", self.dimension, 1)
+        check_whole("max_epoch", self.max_epoch, 2)
+        check_real("noise", self.noise, 0)
 
     @property
     def space(self) -> Space:

@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 
 from bench.protocols import Reference
-from bench.space import Space
+from bench.space import Space, check_real, check_whole
 from surrogates import functions
 from surrogates.functions import Function
 
@@ -87,16 +87,16 @@ class MFHartmann:
     offers = frozenset({"stop", "resume"})
 
     def __post_init__(self):
+        check_whole("dimension", self.dimension, 3, 6)
         if self.dimension not in _PEAKS:
             raise ValueError(f"dimension must be 3 or 6, got {self.dimension}")
         if self.quality not in QUALITIES:
             raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got {self.quality!r}")
         for name in ("bias", "noise"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, or null, got {value}")
-        if self.max_epoch < 2:
-            raise ValueError(f"max_epoch must be at least 2, got {self.max_epoch}")
+            if value is not None:
+                check_real(name, value, 0)
+        check_whole("max_epoch", self.max_epoch, 2)
 
     @property
     def function(self) -> Function:

@@ -46,7 +46,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.protocols import Reference
-from bench.space import Choice, Float, Space
+from bench.space import Choice, Float, Space, check_real, check_whole
 from surrogates import schedules
 
 EIGENVALUES = 10_000
@@ -181,18 +181,17 @@ class NoisyQuadratic:
     reference_samples = 2**14
 
     def __post_init__(self):
-        if self.max_epoch < 1:
-            raise ValueError(f"max_epoch must be at least 1, got {self.max_epoch}")
+        check_whole("max_epoch", self.max_epoch, 1)
         schedules.check_schedule(self.schedule, self.pieces)
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch must be null or at least 1, got {self.batch}")
+        check_whole("examples", self.examples, 1)
+        if self.batch is not None:
+            check_whole("batch", self.batch, 1)
         largest = self.batch or BATCHES[-1]
-        if self.examples < 1 or self.examples % largest:
+        if self.examples % largest:
             raise ValueError(f"examples must be a multiple of the batch size {largest}, got {self.examples}")
-        if self.momentum is not None and not 0 <= self.momentum <= 0.99:
-            raise ValueError(f"momentum must be null or lie in [0, .99], got {self.momentum}")
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+        if self.momentum is not None:
+            check_real("momentum", self.momentum, 0, 0.99)
+        check_real("noise", self.noise, 0)
 
     @property
     def space(self) -> Space:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from bench.space import Float
+from bench.space import Float, check_whole
 
 SCHEDULES = ("constant", "cosine", "linear", "step", "power", "piecewise")
 
@@ -26,8 +26,7 @@ def check_schedule(schedule: str, pieces: int) -> None:
     """Raises ValueError for a schedule that does not exist, or fewer than two pieces."""
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-    if pieces < 2:
-        raise ValueError(f"pieces must be at least 2, got {pieces}")
+    check_whole("pieces", pieces, 2)
 
 
 def rate_axes(schedule: str, pieces: int, low: float, high: float, default: float) -> dict[str, Float]:

@@ -211,7 +211,7 @@ def test_an_instance_is_drawn_by_its_number():
         ({"function": 25}, "1 to 24 or one of sphere, .*, got 25"),
         ({"function": "sfere"}, "got 'sfere'"),
         ({"dimension": 1}, "at least 2, got 1"),
-        ({"instance": 0}, "1 to 10000 or null, got 0"),
+        ({"instance": 0}, "1 to 10000, got 0"),
     ],
 )
 def test_bad_settings(settings, words):

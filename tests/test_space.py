@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench.space import ORDERED, PAD, PADDED, UNORDERED, Choice, Float, Int, Space
+from bench.space import ORDERED, PAD, PADDED, UNORDERED, Choice, Float, Int, Space, check_real, check_whole
+from surrogates.bbob import BBOB
+from surrogates.counting_ones import CountingOnes
+from surrogates.drifting import Drifting
+from surrogates.hysteresis import Hysteresis
+from surrogates.ifbo import IfBO
+from surrogates.lcpfn import LCPFN
+from surrogates.mf_hartmann import MFHartmann
+from surrogates.noisy_quadratic import NoisyQuadratic
 
 SPACE = Space(
     {
@@ -119,3 +128,46 @@ def test_the_start_design_is_shared_uniform_and_does_not_depend_on_its_length():
 def test_errors_say_what_is_wrong(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (partial(BBOB, "bbob"), "instance", 1.5),
+        (partial(BBOB, "bbob"), "dimension", 2.5),
+        (CountingOnes, "categorical", 1.5),
+        (CountingOnes, "samples", 2.5),
+        (Drifting, "groups", 1.5),
+        (Drifting, "drift", float("nan")),
+        (Hysteresis, "max_epoch", 2.5),
+        (Hysteresis, "hysteresis", "high"),
+        (IfBO, "dimension", True),
+        (IfBO, "noise", None),
+        (LCPFN, "dimension", 1.5),
+        (MFHartmann, "max_epoch", 2.5),
+        (MFHartmann, "dimension", 3.0),
+        (MFHartmann, "bias", "x"),
+        (NoisyQuadratic, "examples", 16384.0),
+        (NoisyQuadratic, "batch", 64.0),
+        (NoisyQuadratic, "pieces", 2.5),
+        (NoisyQuadratic, "momentum", "x"),
+    ],
+)
+def test_settings_of_another_type_are_one_line(kind, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be a (whole|finite) number.*, got {value!r}$"):
+        kind(**{name: value})
+
+
+def test_checks_of_numbers_take_both_ends():
+    check_whole("n", 1, 1)
+    check_whole("n", 3, 1, 3)
+    check_real("r", 1, 1.0, 1.0)
+    check_real("r", -1e9)
+    with pytest.raises(ValueError, match="^r must be a finite number, got nan$"):
+        check_real("r", math.nan)
+    for bad in (0, 4, True, 2.0, "2", None):
+        with pytest.raises(ValueError, match=r"^n must be a whole number from 1 to 3, got "):
+            check_whole("n", bad, 1, 3)
+    for bad in (-0.1, 1.1, True, math.nan, math.inf, "0", None):
+        with pytest.raises(ValueError, match=r"^r must be a finite number at least 0 and at most 1, got "):
+            check_real("r", bad, 0, 1)
