@@ -25,7 +25,7 @@ EPOCHS = Probe().max_epoch
 class Staged(Hyperband):
     """Hyperband whose asks pass through two programs, the second from job `switch` on."""
 
-    switch: int = 6
+    switch: int = 65
 
     def stage(self, granted: int) -> int:
         return int(granted >= self.switch)
@@ -141,10 +141,10 @@ def test_a_job_is_dead_by_what_it_started_from_not_by_what_its_source_became():
 
 def test_lanes_of_another_stage_are_left_alone():
     """With several workers waits leave lanes behind; a stage's program must not run for them."""
-    factory = partial(Staged, switch=6)
-    together = simulate(factory, Probe(), seeds=range(6), budget=10, workers=3).trace
-    for seed in (0, 5):
-        alone = simulate(factory, Probe(), seeds=[seed], budget=10, workers=3).trace
+    factory = partial(Staged, switch=65)
+    together = simulate(factory, Probe(), seeds=range(12), budget=40, workers=4).trace
+    for seed in (0, 5, 11):
+        alone = simulate(factory, Probe(), seeds=[seed], budget=40, workers=4).trace
         assert together[together["seed"] == seed].reset_index(drop=True).equals(alone)
 
 
