@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-ORDER = ("defaults", "grid", "random", "sobol", "gp", "hyperband", "pbt")
+ORDER = (
+    "defaults", "grid", "random", "sobol", "gp", "tpe", "cmaes", "one_epoch", "patience", "median_stopping",
+    "successive_halving", "hyperband", "asha", "asha_stopping", "async_hyperband", "bohb", "population", "pbt",
+    "pbt_async", "pb2",
+)  # fmt: skip
 COLOURS = {
     "defaults": "#7a7a7a",
     "grid": "#e69f00",
@@ -24,6 +28,19 @@ COLOURS = {
     "gp": "#0072b2",
     "hyperband": "#d55e00",
     "pbt": "#009e73",
+    "tpe": "#cc79a7",
+    "cmaes": "#999933",
+    "one_epoch": "#661100",
+    "patience": "#b8a37e",
+    "median_stopping": "#bb5566",
+    "successive_halving": "#ee9977",
+    "asha": "#882255",
+    "asha_stopping": "#c2568f",
+    "async_hyperband": "#ffab4d",
+    "bohb": "#332288",
+    "population": "#b5b5b5",
+    "pbt_async": "#66ccaa",
+    "pb2": "#117733",
 }
 OTHERS = ("#cc79a7", "#882255", "#332288", "#999933", "#117733", "#6699cc", "#661100", "#aa4499")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
