@@ -17,8 +17,8 @@ import pandas as pd
 
 ORDER = (
     "defaults", "grid", "random", "sobol", "gp", "tpe", "cmaes", "one_epoch", "patience", "median_stopping",
-    "successive_halving", "hyperband", "asha", "asha_stopping", "async_hyperband", "bohb", "population", "pbt",
-    "pbt_async", "pb2",
+    "successive_halving", "hyperband", "asha", "asha_stopping", "async_hyperband", "bohb", "population",
+    "pbt", "pbt_async", "pb2",
 )  # fmt: skip
 COLOURS = {
     "defaults": "#7a7a7a",
@@ -42,7 +42,7 @@ COLOURS = {
     "pbt_async": "#66ccaa",
     "pb2": "#117733",
 }
-OTHERS = ("#cc79a7", "#882255", "#332288", "#999933", "#117733", "#6699cc", "#661100", "#aa4499")
+OTHERS = ("#6699cc", "#aa4499", "#447a5f", "#7a4444", "#8f5fb0", "#5f7d8f", "#b08f2f", "#44447a")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
 INK, FAINT = "#222222", "#8a8a8a"
 

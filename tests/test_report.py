@@ -323,7 +323,7 @@ def test_a_strategys_colour_is_its_names():
     assert plots.colour("gp") == plots.colour("gp,workers=16") != plots.colour("random")
     assert plots.dash("gp") == "-" != plots.dash("gp,workers=16")
     names = ["mine", "random", "pbt", "defaults", "asha"]
-    assert sorted(names, key=plots.rank) == ["defaults", "random", "pbt", "asha", "mine"]
+    assert sorted(names, key=plots.rank) == ["defaults", "random", "asha", "pbt", "mine"]
     assert len(set(plots.COLOURS.values()) | set(plots.OTHERS)) == len(plots.COLOURS) + len(plots.OTHERS)
 
 
