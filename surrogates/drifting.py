@@ -39,7 +39,8 @@ from bench.protocols import Reference
 from bench.space import Float, Space, check_real, check_whole
 
 STEPS = 16  # an epoch: a power of two
-LOW, HIGH = 1e-4, 1.0  # of the learning rates
+LOW, HIGH = 1e-6, 0.3  # of the learning rates: so that less than half of the configurations diverge
+LEAST_EPOCHS = 8
 DIVERGED = 1e3  # times the loss of fresh weights
 SECONDS = 1.0  # simulated, of an epoch
 UNIFORMS = 14  # that draw a group
@@ -107,9 +108,10 @@ class Drifting:
     """SGD whose best rates move by `drift` e-folds (their standard deviation over the training); at 0 they
     stay, and the best constant configuration is the best sequence.
 
-    `groups` of weights with a learning rate each, all of which may change during training · `noise`: relative
-    standard deviation of the told loss, drawn anew each epoch. The checkpoint is E theta^2 of every mode,
-    f64[groups, 2], as a share of its first value; infinite once the loss has passed DIVERGED."""
+    `groups` of weights with a learning rate each, all of which may change during training · `max_epoch`: at
+    least LEAST_EPOCHS · `noise`: relative standard deviation of the told loss, drawn anew each epoch. The
+    checkpoint is E theta^2 of every mode, f64[groups, 2], as a share of its first value; infinite once the
+    loss has passed DIVERGED."""
 
     name: str = "drifting"
     groups: int = 2
@@ -123,7 +125,8 @@ class Drifting:
 
     def __post_init__(self):
         check_whole("groups", self.groups, 1)
-        check_whole("max_epoch", self.max_epoch, 2)
+        # Fewer epochs take steps so long that the best rates leave the region in which the dual is exact.
+        check_whole("max_epoch", self.max_epoch, LEAST_EPOCHS)
         check_real("drift", self.drift, 0, 1)
         check_real("noise", self.noise, 0)
 
