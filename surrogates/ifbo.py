@@ -34,8 +34,9 @@ order after an epoch; 256 random configurations, median and quartiles of 256 ins
 One instance in ten is so flat that all its ends lie within .03. Values are those of the authors' code to
 rounding, but within .01 where a curve runs back past its start: they take its slope there by a difference.
 
-There is no formula for the optimum. `make_reference` searches it: the best of random configurations, then
-differential evolution (Storn & Price 1997), the loss of a configuration being its lowest over the epochs.
+There is no formula for the optimum. `make_reference` searches it, often rather than long, since on a rugged
+instance one search in three misses the lowest basin: the best of random configurations, then differential
+evolution (Storn & Price 1997), the loss of a configuration being its lowest over the epochs.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ UNITS = (36, 149)  # of the authors' network
 SCALE = (0.089, 0.193)  # standard deviation of its weights
 EPSILON = 2e-6  # uniforms keep that far from 0 and 1, as in the authors' table of outputs: normals are finite
 START = 1.5e-9  # where the slope at a curve's start is taken: some have none at 0
-SEARCHED, MEMBERS, GENERATIONS = 8192, 128, 200  # configurations tried by the reference, and its evolution
+# The reference: so many searches, of so many configurations tried, with a tenth of the coordinates at 0 or 1,
+# and their evolution.
+SEARCHES, SEARCHED, MEMBERS, GENERATIONS, FACES = 48, 2048, 32, 80, 0.1
 
 
 class Instance(NamedTuple):
@@ -232,30 +235,35 @@ class IfBO:
             best = jnp.max(jax.vmap(lambda t: accuracy(instance, p, t))(epochs))
             return 1.0 - jnp.clip(best, 0.0, 1.0)
 
-        def batch(x):
-            return jax.vmap(lowest)(x)
+        batch = jax.vmap(lowest)
 
-        x = jax.random.uniform(jax.random.fold_in(key, GENERATIONS), (SEARCHED, d), jnp.float32)
-        losses = jax.lax.map(batch, x.reshape(-1, MEMBERS, d)).reshape(SEARCHED)
-        # The best, and as many that are there by chance, lest all lie in one basin.
-        order = jnp.argsort(losses)
-        chosen = jnp.concatenate([order[: MEMBERS // 2], jnp.arange(MEMBERS // 2)])
+        def search(key):
+            # Many optima lie on a face of the cube, where none of the uniform points does.
+            u = jax.random.uniform(jax.random.fold_in(key, GENERATIONS), (SEARCHED, 2 * d), jnp.float32)
+            x, face = u[:, :d], u[:, d:]
+            x = jnp.where(face < FACES, jnp.round(x), x)
+            losses = jax.lax.map(batch, x.reshape(-1, MEMBERS, d)).reshape(SEARCHED)
+            # The best, and as many that are there by chance, lest all lie in one basin.
+            order = jnp.argsort(losses)
+            chosen = jnp.concatenate([order[: MEMBERS // 2], jnp.arange(MEMBERS // 2)])
 
-        def generation(i, state):
-            x, losses = state
-            u = jax.random.uniform(jax.random.fold_in(key, i), (MEMBERS, d + 4), jnp.float32)
-            aim = x[jnp.argsort(losses)[(u[:, -1] * MEMBERS / 8).astype(jnp.int32)]]
-            one, two = (x[(u[:, -k] * MEMBERS).astype(jnp.int32)] for k in (2, 3))
-            scale = 0.3 + 0.6 * u[:, -4:-3]
-            child = x + scale * (aim - x) + scale * (one - two)
-            child = jnp.clip(jnp.where(u[:, :d] < 0.9, child, x), 0.0, 1.0)
-            found = batch(child)
-            better = found <= losses
-            return jnp.where(better[:, None], child, x), jnp.where(better, found, losses)
+            def generation(i, state):
+                x, losses = state
+                u = jax.random.uniform(jax.random.fold_in(key, i), (MEMBERS, d + 4), jnp.float32)
+                aim = x[jnp.argsort(losses)[(u[:, -1] * MEMBERS / 8).astype(jnp.int32)]]
+                one, two = (x[(u[:, -k] * MEMBERS).astype(jnp.int32)] for k in (2, 3))
+                scale = 0.3 + 0.6 * u[:, -4:-3]
+                child = x + scale * (aim - x) + scale * (one - two)
+                child = jnp.clip(jnp.where(u[:, :d] < 0.9, child, x), 0.0, 1.0)
+                found = batch(child)
+                better = found <= losses
+                return jnp.where(better[:, None], child, x), jnp.where(better, found, losses)
 
-        state = x[chosen], losses[chosen]
-        losses = jax.lax.fori_loop(0, GENERATIONS, generation, state)[1]
-        return Reference(jnp.min(losses), jnp.float64(jnp.nan))
+            state = x[chosen], losses[chosen]
+            return jnp.min(jax.lax.fori_loop(0, GENERATIONS, generation, state)[1])
+
+        best = jnp.min(jax.vmap(search)(jax.random.split(key, SEARCHES)))
+        return Reference(best, jnp.float64(jnp.nan))
 
     def init(self, instance: Instance, key: jax.Array) -> tuple[()]:
         return ()

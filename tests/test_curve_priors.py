@@ -303,6 +303,27 @@ def test_ifbo_reference_is_below_other_random_configurations():
     assert (stored["q_0"].to_numpy() >= best).all()
 
 
+def test_ifbo_reference_is_below_configurations_that_one_search_missed():
+    """Losses from other searches, among them a corner of the cube and an early epoch."""
+    found = {
+        1025: ([0.16427004, 1.0, 0.37099063, 0.0], 0.591720),
+        1036: ([0.4605409, 0.99560857, 0.59299827, 0.23927975], 0.0922591),
+        1051: ([0.9533789, 0.6946864, 0.3250481, 0.2975384], 0.1078),
+    }
+    objective = IfBO()
+    stored = reference_table(objective, list(found)).set_index("instance")["optimum_static"]
+
+    @jax.jit
+    def lowest(index, x):
+        p = ifbo.parameters(instance := objective.draw(instance_key(index)), x)
+        return jnp.min(1 - jax.vmap(lambda t: ifbo.accuracy(instance, p, t))(jnp.arange(1, 51) / 50.0))
+
+    for index, (x, loss) in found.items():
+        value = float(lowest(jnp.uint32(index), jnp.asarray(x, jnp.float32)))
+        assert value == pytest.approx(loss, abs=5e-5)
+        assert stored[index] < value
+
+
 # The dials of `curves`
 
 
