@@ -60,6 +60,7 @@ UPDATE = 64  # examples that take as long as one update of the weights, whatever
 POPULATION, GENERATIONS = 64, 150
 DESCENT, STRIDE = 300, 0.2
 FREE_BATCH = BATCHES.index(64)
+FEWEST_UPDATES = 8  # of an epoch, for the sequence to be searched
 LEAST_RATE = 1e-7  # of the sequences looked at: a schedule may go far below the least learning rate
 
 
@@ -298,8 +299,14 @@ class NoisyQuadratic:
         return self.make_reference(instance, jax.random.key(0, impl="threefry2x32"))
 
     def make_reference(self, instance: Instance, key: jax.Array) -> Reference:
-        """The best constant configuration by differential evolution, the best sequence by descent."""
+        """The best constant configuration by differential evolution, the best sequence by descent.
+
+        optimum_dynamic is nan where a fixed batch leaves an epoch fewer than FEWEST_UPDATES updates: there
+        the best sequence passes through rates at which each update is unstable (as Chebyshev's), where the
+        descent does not look."""
         static = self._best_constant(instance, key)
+        if self.batch is not None and self.examples // self.batch < FEWEST_UPDATES:
+            return Reference(static, jnp.full_like(static, jnp.nan))
         return Reference(static, jnp.minimum(static, self._best_sequence(instance)))
 
     def _best_constant(self, instance: Instance, key: jax.Array) -> jax.Array:

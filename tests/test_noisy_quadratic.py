@@ -360,6 +360,15 @@ def test_keeps_the_contract_at_full_length():
 # The reference
 
 
+def test_no_best_sequence_where_an_epoch_has_few_updates(monkeypatch):
+    """Eight an epoch have one; with a single one the rates alternate beyond 2 / h, as Chebyshev's do."""
+    monkeypatch.setattr(model, "GENERATIONS", 2)
+    monkeypatch.setattr(model, "DESCENT", 2)
+    for batch, known in ((2048, True), (4096, False), (16384, False)):
+        found = NoisyQuadratic(max_epoch=2, batch=batch, momentum=0.0).reference(spectrum())
+        assert np.isfinite(found.optimum_static) and np.isfinite(found.optimum_dynamic) == known
+
+
 def best_constant(objective, instance, batch, tries, seed):
     """Independent of the reference: L-BFGS-B on the log loss at max_epoch, from the best of random points."""
     names = [n for n in objective.space.names if n != "batch_size"]
