@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from functools import lru_cache
@@ -71,9 +72,10 @@ class Instance(NamedTuple):
 
 @lru_cache(maxsize=4)
 def load(folder: Path) -> tuple[Graph, tuple[int, ...]]:
-    """The network, and its codes of TASKS."""
+    """The network, and its codes of TASKS. Raises KeyError, TypeError, ValueError or OSError for files that
+    do not hold them."""
     codes = json.loads((folder / CODES).read_text())["OpenML_task_id"]
-    return read(folder / MODEL), tuple(codes[task] for task in TASKS)
+    return read(folder / MODEL), tuple(operator.index(codes[task]) for task in TASKS)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,12 @@ class LCBench:
                 raise MissingData(f"no file {name} in data_dir={data_dir or 'null'}: set it to the {SOURCE}")
         folder = Path(str(data_dir)).expanduser().resolve()
         object.__setattr__(self, "_folder", folder)
+        try:
+            self._load()
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            reason = " ".join(reason.split())
+            raise ValueError(f"data_dir={folder} does not hold LCBench's network: {reason}") from None
         object.__setattr__(self, "digest", hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()[:16])
 
     @property

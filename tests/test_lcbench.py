@@ -139,6 +139,27 @@ def test_missing_files_are_one_line_with_source_and_setting(tmp_path):
         LCBench(measure="time")
 
 
+@pytest.mark.parametrize(
+    ("model", "codes"),
+    [
+        (b"garbage", json.dumps({"OpenML_task_id": {task: 1 for task in TASKS}})),
+        (b"", "{}"),
+        (b"", "[]"),
+        (b"", "{"),
+        (b"", json.dumps({"OpenML_task_id": {"3945": 1}})),
+        (b"", json.dumps({"OpenML_task_id": {task: "one" for task in TASKS}})),
+    ],
+)
+def test_files_of_another_kind_are_one_line(model, codes, tmp_path, capsys):
+    (tmp_path / "model.onnx").write_bytes(model)
+    (tmp_path / "encoding.json").write_text(codes)
+    with pytest.raises(ValueError, match=r"^data_dir=/.* does not hold LCBench's network: [^\n]+$"):
+        LCBench(data_dir=str(tmp_path))
+    assert main(["check", f"lcbench,data_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "does not hold LCBench's network" in error and error.count("\n") == 1
+
+
 def test_the_commands_survive_an_objective_without_its_files(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
