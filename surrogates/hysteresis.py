@@ -45,7 +45,10 @@ HARM = 1e-3  # damage of an epoch at twice the tolerated rate
 HEALING = 0.7  # share of passing damage that is left an epoch later
 DIVERGED = 10.0  # loss
 SECONDS = 1.0  # simulated, of an epoch
-SIDE, ROUNDS = 17, 24  # the static search: points a side, and times that the grid is narrowed
+LEAST_EPOCHS = 4
+# The static search: points a side of a first grid, from how many of the best it goes on, points a side of
+# the grid around each, and times that this is narrowed.
+WIDE, STARTS, SIDE, ROUNDS = (129, 65), 64, 9, 32
 
 
 class Instance(NamedTuple):
@@ -70,9 +73,9 @@ class Hysteresis:
     """One learning rate, which may change during training, and a linear warm-up (a share of max_epoch), which
     may not: it is part of a schedule whose horizon is max_epoch, and multiplies the rate.
 
-    `hysteresis` in [0, 1]: share of the damage that is permanent · `noise`: relative standard deviation of
-    the told loss, drawn anew each epoch. The checkpoint is `Weights`, infinite once the loss has passed
-    DIVERGED."""
+    `max_epoch`: at least LEAST_EPOCHS · `hysteresis` in [0, 1]: share of the damage that is permanent ·
+    `noise`: relative standard deviation of the told loss, drawn anew each epoch. The checkpoint is `Weights`,
+    infinite once the loss has passed DIVERGED."""
 
     name: str = "hysteresis"
     max_epoch: int = 81
@@ -84,7 +87,7 @@ class Hysteresis:
     offers = frozenset({"stop", "resume", "copy", "change"})
 
     def __post_init__(self):
-        check_whole("max_epoch", self.max_epoch, 2)
+        check_whole("max_epoch", self.max_epoch, LEAST_EPOCHS)
         check_real("hysteresis", self.hysteresis, 0, 1)
         check_real("noise", self.noise, 0)
 
@@ -172,12 +175,14 @@ class Hysteresis:
         return Reference(self._best_constant(instance), self._best_sequence(instance)[0])
 
     def _best_constant(self, instance: Instance) -> jax.Array:
-        """Lowest loss over rate, warm-up and epochs, on a grid that narrows around its best point by a third
-        each time."""
+        """Lowest loss over rate, warm-up and epochs: on a wide grid, then on one around each of its best
+        points that narrows by a third each time."""
         low = jnp.asarray([math.log(LOW), 0.0], jnp.float64)
         high = jnp.asarray([math.log(HIGH), 0.5], jnp.float64)
-        side = jnp.linspace(-1.0, 1.0, SIDE, dtype=jnp.float64)
-        grid = jnp.stack(jnp.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+
+        def grid(sides):  # f64[points, 2] on [-1, 1]
+            axes = [jnp.linspace(-1.0, 1.0, side, dtype=jnp.float64) for side in sides]
+            return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
         def lowest(point):  # f64[points, 2] -> f64[points]
             rate, slope = jnp.exp(point[:, 0]), self._slope(point[:, 1])
@@ -192,15 +197,22 @@ class Hysteresis:
             fresh = Weights(blank + 1.0, blank, blank)
             return jax.lax.fori_loop(0, self.max_epoch, epoch, (fresh, blank + jnp.inf))[1]
 
+        middle, half = 0.5 * (low + high), 0.5 * (high - low)
+        wide = middle + half * grid(WIDE)
+        losses = lowest(wide)
+        chosen = jnp.argsort(losses)[:STARTS]
+        near = grid((SIDE, SIDE))
+
         def narrow(i, state):
             centre, width, best = state
-            points = jnp.clip(centre + width * grid, low, high)
-            found = lowest(points)
-            at = jnp.argmin(found)
-            return points[at], width * (2.0 / 3.0), jnp.minimum(best, found[at])
+            points = jnp.clip(centre[:, None] + width * near, low, high)
+            found = lowest(points.reshape(-1, 2)).reshape(STARTS, -1)
+            at = jnp.argmin(found, 1)
+            return points[jnp.arange(STARTS), at], width * (2.0 / 3.0), jnp.minimum(best, jnp.min(found))
 
-        middle = 0.5 * (low + high)
-        return jax.lax.fori_loop(0, ROUNDS, narrow, (middle, high - middle, jnp.float64(jnp.inf)))[2]
+        # Four points of the wide grid to either side.
+        width = 4.0 * (high - low) / (jnp.asarray(WIDE, jnp.float64) - 1.0)
+        return jax.lax.fori_loop(0, ROUNDS, narrow, (wide[chosen], width, losses[chosen[0]]))[2]
 
     def _best_sequence(self, instance: Instance) -> tuple[jax.Array, jax.Array]:
         """By the dual (see the module): the lowest loss f64[] over all sequences of rates, and the rates
