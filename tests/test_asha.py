@@ -153,7 +153,7 @@ def test_the_promoted_set_tends_to_successive_halvings():
 
     def extra(n):
         strategy = ASHA(trials=n, cube=CUBE, max_epoch=3, budget=n)
-        values, share = np.random.default_rng(n).random((4, n)), []
+        values, share = np.random.default_rng(n).random((10, n)), []
         programs = compiled(strategy)
         for row in values:
             told = events(strategy, lambda t, until, row=row: row[t], 1, 3 * n, programs=programs)
@@ -164,7 +164,7 @@ def test_the_promoted_set_tends_to_successive_halvings():
         return np.mean(share)
 
     shares = [extra(n) for n in (30, 120, 360)]
-    assert shares[0] > 1.3 * shares[1] > 1.3**2 * shares[2] and shares[2] < 0.2
+    assert shares[0] > 1.2 * shares[1] > 1.2**2 * shares[2] and shares[2] < 0.15, shares
 
 
 def test_no_worker_ever_idles():
