@@ -33,7 +33,7 @@ reference: $(INSTALLED)
 	cp results/describe/suite/describe.csv results/reference/describe/suite.csv; \
 	for name in first speed growth evaluations dials suite; do \
 	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
-	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html -cf - . \
+	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html --exclude='*.clock.svg' --exclude='*.run.svg' -cf - . \
 	    | tar -C results/reference/$$name -xf -; \
 	done
 
