@@ -163,7 +163,7 @@ def test_checks_of_numbers_take_both_ends():
     check_whole("n", 3, 1, 3)
     check_real("r", 1, 1.0, 1.0)
     check_real("r", -1e9)
-    with pytest.raises(ValueError, match="^r must be a finite number, got nan$"):
+    with pytest.raises(ValueError, match=r"^r must be a finite number, got nan$"):
         check_real("r", math.nan)
     for bad in (0, 4, True, 2.0, "2", None):
         with pytest.raises(ValueError, match=r"^n must be a whole number from 1 to 3, got "):
