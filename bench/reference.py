@@ -43,10 +43,10 @@ def name_of(objective: Any) -> str:
 
 
 def settings_of(objective: Any) -> dict[str, Any]:
-    """The settings that decide an objective's reference, as JSON values."""
+    """The settings that decide a reference, as JSON values: the fields by which an objective is compared."""
     if not dataclasses.is_dataclass(objective):
         return {"name": name_of(objective)}
-    fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
+    fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective) if f.compare}
     return json.loads(json.dumps(fields, default=str))
 
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.protocols import NONE, Feedback, Job, budget_epochs
+from bench.protocols import NONE, Feedback, Job
 from bench.space import UNORDERED, Cube
 from strategies import brackets, kde, successive_halving
 from strategies.hyperband import Hyperband
@@ -132,7 +132,7 @@ class BOHB:
     light = False  # compiled in a hurry, its densities take longer
 
     def __post_init__(self):
-        self._hyperband  # noqa: B018 - checks what it shares
+        self._hyperband()  # whose checks are those of what they share
         for name, value in (("top", self.top), ("random_fraction", self.random_fraction)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must lie between 0 and 1, got {value}")
@@ -147,8 +147,8 @@ class BOHB:
         if self.min_points is not None and self.min_points < 1:
             raise ValueError(f"min_points must be at least 1 or null, got {self.min_points}")
 
-    @property
     def _hyperband(self) -> Hyperband:
+        """The one whose jobs these are."""
         return Hyperband(
             self.eta, self.min_epoch, self.bracket_rule,
             cube=self.cube, max_epoch=self.max_epoch, budget=self.budget,
@@ -156,8 +156,7 @@ class BOHB:
 
     @property
     def _plan(self) -> Plan:
-        table = brackets.brackets(self.max_epoch, self.eta, self.min_epoch, self.bracket_rule)
-        return successive_halving.plan(table, budget_epochs(self.budget, self.max_epoch))
+        return self._hyperband().plan
 
     @property
     def _ends(self) -> np.ndarray:
@@ -252,7 +251,7 @@ class BOHB:
 
     def describe(self) -> str:
         """One line: what the budget means."""
-        line = self._hyperband.describe().replace("hyperband", "bohb", 1)
+        line = self._hyperband().describe().replace("hyperband", "bohb", 1)
         return (
             f"{line}; {self.random_fraction:.0%} of them random, the others by the model once it has points"
         )

@@ -47,13 +47,14 @@ class Hyperband:
         return brackets.s_max(self.max_epoch, self.eta, self.min_epoch)
 
     @property
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """The jobs that the budget pays for."""
         table = brackets.brackets(self.max_epoch, self.eta, self.min_epoch, self.bracket_rule)
         return successive_halving.plan(table, budget_epochs(self.budget, self.max_epoch))
 
     @property
     def num_trials(self) -> int:
-        return self._plan.trials
+        return self.plan.trials
 
     @property
     def anytime(self) -> bool:
@@ -64,13 +65,13 @@ class Hyperband:
         return frozenset({"stop", "resume"})
 
     def init(self, key: jax.Array) -> State:
-        return successive_halving.begin(self._plan, self.cube.start(key, self.num_trials))
+        return successive_halving.begin(self.plan, self.cube.start(key, self.num_trials))
 
     def ask(self, key: jax.Array, state: State) -> tuple[Job, State]:
-        return successive_halving.ask(self._plan, self.cube, state)
+        return successive_halving.ask(self.plan, self.cube, state)
 
     def tell(self, state: State, job: Job, feedback: Feedback) -> State:
-        return successive_halving.tell(self._plan, self.max_epoch, state, job, feedback)
+        return successive_halving.tell(self.plan, self.max_epoch, state, job, feedback)
 
     def describe(self) -> str:
         """One line: what the budget means."""

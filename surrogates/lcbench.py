@@ -92,6 +92,7 @@ class LCBench:
     measure: str = "val_cross_entropy"
     data_dir: InitVar[str | None] = None
     digest: str = field(init=False, repr=False)
+    _folder: Path = field(init=False, repr=False, compare=False)
 
     max_epoch = 50
     fidelity = "training"
@@ -133,7 +134,7 @@ class LCBench:
         )
 
     def _load(self) -> tuple[Graph, tuple[int, ...]]:
-        return load(self._folder)  # type: ignore[attr-defined]
+        return load(self._folder)
 
     def draw(self, key: jax.Array) -> Instance:
         codes = self._load()[1]

@@ -164,6 +164,7 @@ class TaskSet:
     task: str | None = None
     data_dir: InitVar[str | None] = None
     digest: str = field(init=False, repr=False)
+    _files: tuple[Path, ...] = field(init=False, repr=False, compare=False)
 
     max_epoch = EVALUATIONS - 1
     fidelity = "training"
@@ -178,7 +179,7 @@ class TaskSet:
 
     @property
     def runs(self) -> Runs:
-        return load(self._files)  # type: ignore[attr-defined]
+        return load(self._files)
 
     @property
     def space(self) -> Space:

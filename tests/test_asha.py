@@ -235,7 +235,9 @@ def test_hyperbands_rungs_are_those_of_other_libraries():
 
 
 def test_what_a_budget_means():
-    describe = lambda r, b, **more: ASHA(cube=CUBE, max_epoch=r, budget=b, **more).describe()  # noqa: E731
+    def describe(r, b, **more):
+        return ASHA(cube=CUBE, max_epoch=r, budget=b, **more).describe()
+
     assert describe(81, 40) == (
         "asha: 40 trainings = 3,240 epochs: about 883 configurations (at most 3,240), of which one in 3 is "
         "promoted at epochs 1, 3, 9, 27, up to 81; the checkpoints of all are kept"

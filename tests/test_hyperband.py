@@ -200,7 +200,9 @@ def test_the_end_waits_and_a_tell_of_none_changes_nothing():
 
 
 def test_what_a_budget_means():
-    describe = lambda r, b, **more: Hyperband(cube=CUBE, max_epoch=r, budget=b, **more).describe()  # noqa: E731
+    def describe(r, b, **more):
+        return Hyperband(cube=CUBE, max_epoch=r, budget=b, **more).describe()
+
     assert describe(81, 30) == (
         "hyperband: 30 trainings = 2,430 epochs: all five brackets once (143 configurations), "
         "then part of a second round"

@@ -44,7 +44,9 @@ def test_the_budget_is_spent_and_never_passed(keep):
 
 
 def test_what_a_budget_means():
-    describe = lambda r, b, **more: OneEpoch(cube=CUBE, max_epoch=r, budget=b, **more).describe()  # noqa: E731
+    def describe(r, b, **more):
+        return OneEpoch(cube=CUBE, max_epoch=r, budget=b, **more).describe()
+
     assert describe(81, 8) == (
         "one_epoch: 8 trainings = 648 epochs: 408 configurations of 1 epoch, the best 3 of them in full; "
         "the checkpoints of all are kept until then"

@@ -355,7 +355,9 @@ def test_a_smaller_population_starts_again():
 
 
 def test_needs_and_description():
-    make = lambda **more: PBT(**({"cube": CUBE, "max_epoch": 81, "budget": 16} | more))  # noqa: E731
+    def make(**more):
+        return PBT(**({"cube": CUBE, "max_epoch": 81, "budget": 16} | more))
+
     assert make().needs == {"stop", "resume", "copy", "change"}
     assert make(explore=False).needs == {"stop", "resume", "copy"}
     assert make(exploit=False).needs == {"stop", "resume"}

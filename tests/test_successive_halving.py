@@ -177,7 +177,9 @@ def test_workers_wait_for_the_slowest_of_a_rung(straggle):
 
 
 def test_what_a_budget_means():
-    describe = lambda r, b, **more: SuccessiveHalving(cube=CUBE, max_epoch=r, budget=b, **more).describe()  # noqa: E731
+    def describe(r, b, **more):
+        return SuccessiveHalving(cube=CUBE, max_epoch=r, budget=b, **more).describe()
+
     assert describe(81, 8) == (
         "successive_halving: 8 trainings = 648 epochs: two brackets of 81, 27, 9, 3, 1 members at epochs "
         "1, 3, 9, 27, 81 (162 configurations), then part of the next"
