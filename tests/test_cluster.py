@@ -14,6 +14,7 @@ from bench.cluster import ClusterSettings
 from bench.contract import Probe
 from bench.simulate import simulate
 from nearopt import experiment
+from strategies.asha import ASHA
 from strategies.hyperband import Hyperband
 from strategies.pbt import PBT
 from strategies.random_search import RandomSearch
@@ -137,6 +138,12 @@ def test_a_job_is_dead_by_what_it_started_from_not_by_what_its_source_became():
             lost = row.until - row.start == epoch[row.job]
             assert (row.status == "given up") == (doomed or lost)
             told.setdefault(row.trial, []).append((row.finished, row.status == "given up"))
+
+
+def test_a_retry_that_does_not_fit_ends_the_asking():
+    run = trace(ASHA, budget=6, drop=0.08, retries=50)
+    given_up = run[run["status"] == "given up"].groupby("seed")["job"].min()
+    assert len(given_up) > 5 and (run.groupby("seed")["job"].max()[given_up.index] == given_up).all()
 
 
 def test_lanes_of_another_stage_are_left_alone():

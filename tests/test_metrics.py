@@ -125,11 +125,20 @@ def test_spent_with_two_workers_includes_what_is_running():
     assert alone.spent[0].tolist() == [9, 12]
 
 
+def test_spent_counts_by_start_where_a_later_job_starts_first():
+    # Job 1's strategy thinks until 5; job 2, a lost one's next try, starts at 1.
+    columns = trace([(0, 3, 5.0, 5.0, 0.0, 10.0), (0, 4, 4.0, 4.0, 5.0, 6.0), (0, 2, 3.0, 3.0, 1.0, 3.0)])
+    columns["worker"] = np.array([0, 1, 2])
+    assert metrics.runs_of(columns).spent[0].tolist() == [5, 9, 9]
+
+
 def test_what_did_not_finish_is_never_the_incumbent():
     columns = trace([(0, 1, 1.0, 1.0, 0, 1), (0, 1, np.nan, np.nan, 1, 2), (0, 1, 2.0, 2.0, 2, 3)])
     columns["status"] = np.array(["raised", "finished", "finished"], object)
     runs = metrics.runs_of(columns)
     assert runs.failed.tolist() == [True]
+    columns["status"] = np.array(["given up", "finished", "lost"], object)  # the cluster's doing
+    assert metrics.runs_of(columns).failed.tolist() == [False]
     assert metrics.score(runs, goals(0.0, 0.5), "training", 1).true[0].tolist() == [np.inf, np.inf, 2.0]
 
 
