@@ -155,6 +155,7 @@ def drive(
         trial, dead = np.where(tells, now.whole[:, TRIAL], NONE), none
         if cluster.unlucky:
             again, dead = cluster.lose(tells, place)
+            asks = asks & cluster.asking  # a lost job may have ended it
             if again.any():
                 cluster.retry(np.flatnonzero(again), place[again])
                 tells, acts = tells & ~again, acts & ~again
