@@ -21,6 +21,9 @@ so is a sum of exponentials of sums of such: the final loss is convex in the rat
 is the logarithm of a group's least loss. Whatever q is, it is below any loss, convex or not; and the rates of
 the best q reach it. At `drift` 0 the problem does not change when epochs are swapped: a constant rate is then
 the best sequence. Greedy choices are not: they serve the mode that shows most.
+
+A `schedule` other than constant (see `schedules`) multiplies the rates of all groups by one shape, whose
+hyperparameters are axes; instances and the best sequence are the same under each.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ import jax.numpy as jnp
 
 from bench.protocols import Reference
 from bench.space import Float, Space, check_real, check_whole
+from surrogates import evolution, schedules
 
 STEPS = 16  # an epoch: a power of two
 LOW, HIGH = 1e-6, 0.3  # of the learning rates: so that less than half of the configurations diverge
@@ -44,6 +48,8 @@ LEAST_EPOCHS = 8
 DIVERGED = 1e3  # times the loss of fresh weights
 SECONDS = 1.0  # simulated, of an epoch
 UNIFORMS = 14  # that draw a group
+SHAPES = ("constant", "cosine", "linear", "step", "power")
+POPULATION, GENERATIONS = 48, 150  # of the search for the best schedule
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -108,8 +114,8 @@ class Drifting:
     """SGD whose best rates move by `drift` e-folds (their standard deviation over the training); at 0 they
     stay, and the best constant configuration is the best sequence.
 
-    `groups` of weights with a learning rate each, all of which may change during training · `max_epoch`: at
-    least LEAST_EPOCHS · `noise`: relative standard deviation of the told loss, drawn anew each epoch. The
+    `groups` of weights with a learning rate each, all of which may change during training · `schedule`: one of
+    SHAPES · `max_epoch`: at least LEAST_EPOCHS · `noise`: relative standard deviation of the told loss, drawn anew each epoch. The
     checkpoint is E theta^2 of every mode, f64[groups, 2], as a share of its first value; infinite once the
     loss has passed DIVERGED."""
 
@@ -117,6 +123,7 @@ class Drifting:
     groups: int = 2
     max_epoch: int = 81
     drift: float = 0.7
+    schedule: str = "constant"
     noise: float = 0.01
 
     fidelity = "training"
@@ -128,12 +135,14 @@ class Drifting:
         # Fewer epochs take steps so long that the best rates leave the region in which the dual is exact.
         check_whole("max_epoch", self.max_epoch, LEAST_EPOCHS)
         check_real("drift", self.drift, 0, 1)
+        schedules.check_schedule(self.schedule, SHAPES)
         check_real("noise", self.noise, 0)
 
     @property
     def space(self) -> Space:
         axis = Float(LOW, HIGH, log=True, change=True, role="rate")
-        return Space({f"learning_rate_{g}": axis for g in range(self.groups)})
+        rates = {f"learning_rate_{g}": axis for g in range(self.groups)}
+        return Space(rates | schedules.shape_axes(self.schedule))
 
     def draw(self, key: jax.Array) -> Instance:
         u = jax.random.uniform(key, (self.groups, UNIFORMS), jnp.float64)
@@ -173,7 +182,8 @@ class Drifting:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         # Mode by mode: arrays of one number a lane, which one fused loop passes over.
         modes = [(g, m) for g in range(self.groups) for m in range(2)]
-        rates = [hp[f"learning_rate_{g}"].astype(jnp.float64) for g, _ in modes]
+        hp = {name: value.astype(jnp.float64) for name, value in hp.items()}
+        rates = [hp[f"learning_rate_{g}"] for g, _ in modes]
         pace, weight = ([array[at] for at in modes] for array in (instance.pace, instance.weight))
 
         def total(state):
@@ -181,6 +191,9 @@ class Drifting:
 
         def epoch(e, state):
             ratios = [rate * instance.inverse[e, g, m] for rate, (g, m) in zip(rates, modes, strict=True)]
+            if self.schedule != "constant":
+                shape = schedules.multiplier(self.schedule, hp, (e + jnp.float64(0.5)) / self.max_epoch)
+                ratios = [shape * ratio for ratio in ratios]
             state = [s * epoch_factor(*both) for s, *both in zip(state, pace, ratios, strict=True)]
             sound = total(state) < DIVERGED  # false for nan
             return [jnp.where(sound, s, jnp.inf) for s in state]
@@ -196,7 +209,27 @@ class Drifting:
         return state, loss, true_loss
 
     def reference(self, instance: Instance) -> Reference:
-        return Reference(self._best_constant(instance), self._best_sequence(instance)[0])
+        return self.make_reference(instance, jax.random.key(0, impl="threefry2x32"))
+
+    def make_reference(self, instance: Instance, key: jax.Array) -> Reference:
+        """Both are exact where the rates are constant; the best hyperparameters of another schedule are
+        searched for (differential evolution, the lowest loss after any epoch)."""
+        constant = self.schedule == "constant"
+        static = self._best_constant(instance) if constant else self._best_schedule(instance, key)
+        return Reference(static, self._best_sequence(instance)[0])
+
+    def _best_schedule(self, instance: Instance, key: jax.Array) -> jax.Array:
+        time = (jnp.arange(self.max_epoch, dtype=jnp.float64) + 0.5) / self.max_epoch
+
+        def loss(x):
+            hp = self.space.decode_array(x)
+            rates = jnp.stack([hp[f"learning_rate_{g}"] for g in range(self.groups)])
+            shape = jax.vmap(lambda t: schedules.multiplier(self.schedule, hp, t))(time)
+            ratio = (shape[:, None] * rates)[..., None] * instance.inverse
+            logs = STEPS * jnp.log1p(-instance.pace * ratio * (2.0 - ratio))
+            return jnp.min(jnp.sum(instance.weight * jnp.exp(jnp.cumsum(logs, 0)), (1, 2)))
+
+        return evolution.minimise(loss, key, self.space.dimension, POPULATION, GENERATIONS)
 
     def _best_constant(self, instance: Instance) -> jax.Array:
         """Lowest loss over constant rates and epochs: groups do not interact, so it is a minimum over one

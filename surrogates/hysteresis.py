@@ -24,6 +24,9 @@ dual is concave in one number q, the price of a lower log excess:
     max over q of   sum over epochs of min over a of (q STEPS log f(a) + c_t damage_t(a))  +  q (1 - log q)
 
 Whatever q is, it is below any loss, and the rates of the best q reach it.
+
+A `schedule` other than constant (see `schedules`) multiplies the rate by a shape with a warm-up of its own;
+instances and the best sequence are the same under each.
 """
 
 from __future__ import annotations
@@ -38,7 +41,17 @@ import jax.numpy as jnp
 
 from bench.protocols import Reference
 from bench.space import Float, Space, check_real, check_whole
-from surrogates.drifting import STEPS, bisect, epoch_factor, golden_section, pace_of
+from surrogates import evolution, schedules
+from surrogates.drifting import (
+    GENERATIONS,
+    POPULATION,
+    SHAPES,
+    STEPS,
+    bisect,
+    epoch_factor,
+    golden_section,
+    pace_of,
+)
 
 LOW, HIGH = 1e-4, 1.0  # of the learning rate
 HARM = 1e-3  # damage of an epoch at twice the tolerated rate
@@ -74,12 +87,14 @@ class Hysteresis:
     may not: it is part of a schedule whose horizon is max_epoch, and multiplies the rate.
 
     `max_epoch`: at least LEAST_EPOCHS · `hysteresis` in [0, 1]: share of the damage that is permanent ·
+    `schedule`: one of SHAPES; constant is so once the warm-up is over, which may be longer than the others' ·
     `noise`: relative standard deviation of the told loss, drawn anew each epoch. The checkpoint is `Weights`,
     infinite once the loss has passed DIVERGED."""
 
     name: str = "hysteresis"
     max_epoch: int = 81
     hysteresis: float = 0.8
+    schedule: str = "constant"
     noise: float = 0.01
 
     fidelity = "training"
@@ -89,16 +104,15 @@ class Hysteresis:
     def __post_init__(self):
         check_whole("max_epoch", self.max_epoch, LEAST_EPOCHS)
         check_real("hysteresis", self.hysteresis, 0, 1)
+        schedules.check_schedule(self.schedule, SHAPES)
         check_real("noise", self.noise, 0)
 
     @property
     def space(self) -> Space:
-        return Space(
-            {
-                "learning_rate": Float(LOW, HIGH, log=True, change=True, role="rate"),
-                "warmup": Float(0.0, 0.5, 0.05, role="schedule"),
-            }
-        )
+        shape = {"warmup": Float(0.0, 0.5, 0.05, role="schedule")}
+        if self.schedule != "constant":
+            shape = schedules.shape_axes(self.schedule)
+        return Space({"learning_rate": Float(LOW, HIGH, log=True, change=True, role="rate")} | shape)
 
     def draw(self, key: jax.Array) -> Instance:
         u = jax.random.uniform(key, (8,), jnp.float64)
@@ -143,9 +157,11 @@ class Hysteresis:
         """f64[]."""
         return weights.excess + (weights.permanent + weights.passing)
 
-    def _slope(self, warmup: jax.Array) -> jax.Array:
-        """What an epoch adds to the warm-up's factor f64[], which is read at its middle."""
-        return 1.0 / jnp.maximum(warmup * self.max_epoch, 1e-9)
+    def _shape(self, hp: Mapping, epoch: Any) -> jax.Array:
+        """What the schedule multiplies the rate by in an epoch, f64[]; read at its middle."""
+        if self.schedule == "constant":
+            return jnp.minimum((epoch + 0.5) / jnp.maximum(hp["warmup"] * self.max_epoch, 1e-9), 1.0)
+        return schedules.multiplier(self.schedule, hp, (epoch + 0.5) / self.max_epoch)
 
     def train(
         self,
@@ -156,11 +172,11 @@ class Hysteresis:
         start: jax.Array,
         until: jax.Array,
     ) -> tuple[Weights, jax.Array, jax.Array]:
-        rate, slope = hp["learning_rate"].astype(jnp.float64), self._slope(hp["warmup"].astype(jnp.float64))
+        hp = {name: value.astype(jnp.float64) for name, value in hp.items()}
 
         def epoch(e, weights):
-            share = jnp.minimum((e.astype(jnp.float64) + 0.5) * slope, 1.0)
-            return self._epoch(instance, rate * share, e, weights)
+            rate = hp["learning_rate"] * self._shape(hp, e.astype(jnp.float64))
+            return self._epoch(instance, rate, e, weights)
 
         weights = jax.lax.fori_loop(start, until, epoch, checkpoint)
         true_loss = self.loss(weights)
@@ -172,7 +188,33 @@ class Hysteresis:
         return weights, loss, true_loss
 
     def reference(self, instance: Instance) -> Reference:
-        return Reference(self._best_constant(instance), self._best_sequence(instance)[0])
+        return self.make_reference(instance, jax.random.key(0, impl="threefry2x32"))
+
+    def make_reference(self, instance: Instance, key: jax.Array) -> Reference:
+        """The best sequence is exact; the best rate and warm-up are searched for on grids, the best
+        hyperparameters of another schedule by differential evolution."""
+        constant = self.schedule == "constant"
+        static = self._best_constant(instance) if constant else self._best_schedule(instance, key)
+        return Reference(static, self._best_sequence(instance)[0])
+
+    def _lowest(self, instance: Instance, hp: Mapping) -> jax.Array:
+        """Lowest loss f64[...] over epochs of hyperparameters f64[...]."""
+
+        def epoch(e, carry):
+            weights, best = carry
+            weights = self._epoch(instance, hp["learning_rate"] * self._shape(hp, e), e, weights)
+            return weights, jnp.minimum(best, self.loss(weights))
+
+        blank = jnp.zeros_like(hp["learning_rate"])
+        fresh = Weights(blank + 1.0, blank, blank)
+        return jax.lax.fori_loop(0, self.max_epoch, epoch, (fresh, blank + jnp.inf))[1]
+
+    def _best_schedule(self, instance: Instance, key: jax.Array) -> jax.Array:
+        def loss(x):
+            hp = self.space.decode_array(x)
+            return self._lowest(instance, {name: v.astype(jnp.float64) for name, v in hp.items()})
+
+        return evolution.minimise(loss, key, self.space.dimension, POPULATION, GENERATIONS)
 
     def _best_constant(self, instance: Instance) -> jax.Array:
         """Lowest loss over rate, warm-up and epochs: on a wide grid, then on one around each of its best
@@ -185,17 +227,8 @@ class Hysteresis:
             return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
         def lowest(point):  # f64[points, 2] -> f64[points]
-            rate, slope = jnp.exp(point[:, 0]), self._slope(point[:, 1])
-
-            def epoch(e, carry):
-                weights, best = carry
-                share = jnp.minimum((e + 0.5) * slope, 1.0)
-                weights = self._epoch(instance, rate * share, e, weights)
-                return weights, jnp.minimum(best, self.loss(weights))
-
-            blank = jnp.zeros_like(rate)
-            fresh = Weights(blank + 1.0, blank, blank)
-            return jax.lax.fori_loop(0, self.max_epoch, epoch, (fresh, blank + jnp.inf))[1]
+            hp = {"learning_rate": jnp.exp(point[:, 0]), "warmup": point[:, 1]}
+            return self._lowest(instance, hp)
 
         middle, half = 0.5 * (low + high), 0.5 * (high - low)
         wide = middle + half * grid(WIDE)

@@ -47,7 +47,7 @@ import numpy as np
 
 from bench.protocols import Reference
 from bench.space import Choice, Float, Space, check_real, check_whole
-from surrogates import schedules
+from surrogates import evolution, schedules
 
 EIGENVALUES = 10_000
 SINGLE, NODES = 8, 16  # eigenvalues kept one by one, and nodes that stand for all others
@@ -183,7 +183,8 @@ class NoisyQuadratic:
 
     def __post_init__(self):
         check_whole("max_epoch", self.max_epoch, 1)
-        schedules.check_schedule(self.schedule, self.pieces)
+        schedules.check_schedule(self.schedule)
+        check_whole("pieces", self.pieces, 2)
         check_whole("examples", self.examples, 1)
         if self.batch is not None:
             check_whole("batch", self.batch, 1)
@@ -310,8 +311,7 @@ class NoisyQuadratic:
         return Reference(static, jnp.minimum(static, self._best_sequence(instance)))
 
     def _best_constant(self, instance: Instance, key: jax.Array) -> jax.Array:
-        """Storn & Price 1997, J. Global Optimization 11:341, current-to-best/1/bin over the unit cube,
-        clipped to it because schedules are best at its faces. The loss is the lowest after any epoch."""
+        """By differential evolution; the loss is the lowest after any epoch."""
 
         def loss(x):
             hp = self._values(self.space.decode_array(x))
@@ -323,23 +323,7 @@ class NoisyQuadratic:
             start = self.init(instance, key), jnp.float64(jnp.inf)
             return jax.lax.fori_loop(0, self.max_epoch, epoch, start)[1]
 
-        losses, d = jax.vmap(loss), self.space.dimension
-
-        def generation(i, state):
-            x, value = state
-            u = jax.random.uniform(jax.random.fold_in(key, i), (POPULATION, d + 4), jnp.float64)
-            # Donors at distinct random distances around the ring of members.
-            one = (jnp.arange(POPULATION) + 1 + (u[:, -1] * (POPULATION // 2 - 1)).astype(int)) % POPULATION
-            two = (jnp.arange(POPULATION) - 1 - (u[:, -2] * (POPULATION // 2 - 1)).astype(int)) % POPULATION
-            pull, spread = 0.3 + 0.6 * u[:, -3:-2], 0.3 + 0.6 * u[:, -4:-3]
-            trial = x + pull * (x[jnp.argmin(value)] - x) + spread * (x[one] - x[two])
-            trial = jnp.clip(jnp.where(u[:, :d] < 0.9, trial, x), 0.0, 1.0)
-            found = losses(trial)
-            better = found <= value
-            return jnp.where(better[:, None], trial, x), jnp.where(better, found, value)
-
-        x = jax.random.uniform(jax.random.fold_in(key, GENERATIONS), (POPULATION, d), jnp.float64)
-        return jnp.min(jax.lax.fori_loop(0, GENERATIONS, generation, (x, losses(x)))[1])
+        return evolution.minimise(loss, key, self.space.dimension, POPULATION, GENERATIONS)
 
     def _best_sequence(self, instance: Instance) -> jax.Array:
         """Lowest loss at max_epoch over rate and momentum of each epoch, at the batch size FREE_BATCH where

@@ -22,11 +22,10 @@ from bench.space import Float, check_whole
 SCHEDULES = ("constant", "cosine", "linear", "step", "power", "piecewise")
 
 
-def check_schedule(schedule: str, pieces: int) -> None:
-    """Raises ValueError for a schedule that does not exist, or fewer than two pieces."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-    check_whole("pieces", pieces, 2)
+def check_schedule(schedule: str, allowed: tuple[str, ...] = SCHEDULES) -> None:
+    """Raises ValueError for a schedule that is not among `allowed`."""
+    if schedule not in allowed:
+        raise ValueError(f"schedule must be one of {', '.join(allowed)}, got {schedule!r}")
 
 
 def rate_axes(schedule: str, pieces: int, low: float, high: float, default: float) -> dict[str, Float]:

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import differential_evolution, minimize
 
 from bench.contract import check_objective
 from bench.drive import instance_key
 from bench.reference import LEVELS, reference_table
+from surrogates import schedules
 from surrogates.drifting import HIGH, LOW, STEPS, Drifting, epoch_factor, pace_of
 
 KEY = jax.random.key(0)
@@ -219,3 +220,35 @@ def test_bad_settings_name_themselves(settings):
     name, value = next(iter(settings.items()))
     with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
         Drifting(**settings)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", pytest.param("step", marks=pytest.mark.slow)])
+def test_a_schedule_multiplies_all_rates_and_its_search_finds_the_best(schedule):
+    objective, mine = Drifting(schedule=schedule, noise=0.0), instance_of(STILL)
+    axes, time = objective.space.names, (np.arange(81) + 0.5) / 81
+    assert jax.tree.all(jax.tree.map(np.array_equal, instance_of(objective), mine))
+
+    def loss(x):
+        hp = objective.space.decode(np.asarray(x, np.float32))
+        shape = np.array([float(schedules.multiplier(schedule, hp, t)) for t in time])
+        rates = np.array([hp["learning_rate_0"], hp["learning_rate_1"]])
+        return np.exp(log_losses(mine, np.log(shape[:, None] * rates))[0]).sum()
+
+    x = np.random.default_rng(0).uniform(size=(2048, len(axes))).astype(np.float32)
+    true = np.asarray(train(objective, mine, x)[2])
+    some = np.flatnonzero(np.isfinite(true))[:3]
+    np.testing.assert_allclose(true[some], [loss(x[i]) for i in some], rtol=1e-4)
+    static, dynamic = (float(v) for v in jax.jit(objective.reference)(mine))
+    assert dynamic < static < np.nanmin(true)
+    found = differential_evolution(  # scipy's
+        lambda u: np.log(np.asarray(train(objective, mine, u.T)[2])),
+        [(0, 1)] * len(axes),
+        popsize=16,
+        maxiter=80,
+        tol=0,
+        seed=0,
+        polish=False,
+        vectorized=True,
+        updating="deferred",
+    )
+    assert static * (1 - 1e-6) <= np.exp(found.fun) < static * 1.02

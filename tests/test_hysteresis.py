@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from bench.contract import check_objective
 from bench.drive import instance_key
 from bench.reference import reference_table
+from surrogates import schedules
 from surrogates.drifting import STEPS
 from surrogates.hysteresis import HARM, HEALING, HIGH, LOW, Hysteresis
 
@@ -243,3 +244,24 @@ def test_bad_settings_name_themselves(settings):
     name, value = next(iter(settings.items()))
     with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
         Hysteresis(**settings)
+
+
+@pytest.mark.parametrize("schedule", ["linear", pytest.param("step", marks=pytest.mark.slow)])
+def test_a_schedule_multiplies_the_rate_and_its_search_finds_the_best(schedule):
+    objective, mine = Hysteresis(schedule=schedule, noise=0.0), instance_of(STILL)
+    time = (np.arange(81) + 0.5) / 81
+    x = np.random.default_rng(0).uniform(size=(2048, objective.space.dimension)).astype(np.float32)
+    true = np.asarray(train(objective, mine, x)[2])
+    at = int(np.nanargmin(true))
+    hp = objective.space.decode(x[at])
+    shape = np.array([float(schedules.multiplier(schedule, hp, t)) for t in time])
+    assert true[at] == pytest.approx(final(mine, 0.8, np.log(shape * hp["learning_rate"]))[0], rel=1e-4)
+    static, dynamic = (float(v) for v in jax.jit(objective.reference)(mine))
+    assert dynamic < static < np.nanmin(true)
+    found = minimize(  # another optimiser, from the best of those
+        lambda u: np.log(float(train(objective, mine, np.clip(u, 0, 1)[None])[2][0])),
+        x[np.nanargmin(true)],
+        method="Nelder-Mead",
+        options={"maxiter": 600},
+    )
+    assert static * (1 - 1e-6) <= np.exp(found.fun) < static * 1.05

@@ -79,7 +79,7 @@ RACES = (
     Race("hartmann6", 50, "random", ("optuna_random",), 1024),
     Race("hartmann6", 50, "gp,start=10", ("optuna_gp", "botorch_logei")),
     Race("hartmann6", 50, "tpe", ("optuna_tpe",)),
-    Race("curves", 40, "hyperband", ("optuna_hyperband", "syne_tune_hyperband"), 1024),
+    Race("curves", 40, "hyperband", ("optuna_hyperband", "syne_tune_hyperband")),
     Race("curves", 40, "asha", ("optuna_asha", "syne_tune_asha")),
     Race("noisy_quadratic,max_epoch=50", 16, "pbt,intervals=50", ("syne_tune_pbt,intervals=50",), 256, 16),
 )
