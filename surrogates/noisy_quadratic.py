@@ -57,7 +57,7 @@ SECONDS = 1e-4  # simulated, of one example
 UPDATE = 64  # examples that take as long as one update of the weights, whatever its batch
 
 # The reference's searches: sizes at which neither gains from being larger (see the tests).
-POPULATION, GENERATIONS = 64, 150
+POPULATION, GENERATIONS = 64, 200
 DESCENT, STRIDE = 300, 0.2
 FREE_BATCH = BATCHES.index(64)
 FEWEST_UPDATES = 8  # of an epoch, for the sequence to be searched
@@ -238,8 +238,11 @@ class NoisyQuadratic:
         self, instance: Instance, key: jax.Array, hp: Mapping, start: jax.Array, until: jax.Array
     ) -> jax.Array:
         """f64[]: SECONDS an example, and UPDATE examples' time an update."""
-        updates = self.examples / self._size(hp.get("batch_size"))
-        return (until - start).astype(jnp.float64) * SECONDS * (self.examples + UPDATE * updates)
+        return (until - start).astype(jnp.float64) * SECONDS * (self.examples + UPDATE * self.updates(hp))
+
+    def updates(self, hp: Mapping) -> jax.Array:
+        """f64[]: updates of the weights in an epoch."""
+        return self.examples / self._size(hp.get("batch_size"))
 
     def rate(self, hp: Mapping, epoch: jax.Array) -> jax.Array:
         """The learning rate f64[] in an epoch f64[], the first being 0."""

@@ -8,9 +8,15 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-COMMANDS = ("run", "list", "plan", "describe", "check", "reference", "report", "speed")
+COMMANDS = ("run", "list", "plan", "describe", "check", "reference", "report", "speed", "lr-finder")
 USAGE, INTERRUPTED = 2, 130
+
+
+def module(name: str) -> Any:
+    """A command's module: its name with dashes as underlines."""
+    return importlib.import_module(f"nearopt.commands.{name.replace('-', '_')}")
 
 
 def program() -> str:
@@ -32,7 +38,7 @@ def usage() -> str:
         "",
     ]
     for name in COMMANDS:
-        lines.append(f"  {name:<10} {importlib.import_module(f'nearopt.commands.{name}').HELP}")
+        lines.append(f"  {name:<10} {module(name).HELP}")
     return "\n".join([*lines, "", f"{program()} COMMAND --help tells more; --version prints the version."])
 
 
@@ -73,7 +79,7 @@ def main(words: list[str] | None = None) -> int:
     if hidden:
         print(f"nearopt: {hidden}", file=sys.stderr)
         return USAGE
-    command = importlib.import_module(f"nearopt.commands.{name}")
+    command = module(name)
     if any(w in ("-h", "--help") for w in words):
         print(f"usage: {program()} {name} {command.USAGE}\n\n{(command.__doc__ or '').strip()}")
         return 0
