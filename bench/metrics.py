@@ -18,8 +18,8 @@ import pyarrow.parquet as parquet
 from bench.protocols import budget_epochs
 from bench.reference import LEVELS
 from bench.stats import (
-    bootstrap_mean,
     budget_needed,
+    mean_interval,
     median_interval,
     median_lifetime,
     restricted_mean,
@@ -97,14 +97,18 @@ class Runs(NamedTuple):
 class Score(NamedTuple):
     """The runs planned for one budget, scored.
 
-    runs · true f64[runs, jobs], the incumbent's true loss after each job (inf: none yet) · optimum
-    f64[runs] · reached f64[targets, runs], full trainings spent until the target of TARGETS was reached for
-    good, inf where it never was."""
+    runs · true, told f64[runs, jobs], the incumbent's true and told loss after each job (inf: none yet) ·
+    optimum, median f64[runs], the best constant and the median random configuration's · reached
+    f64[targets, runs], full trainings spent until the target of TARGETS was reached for good, inf where it
+    never was · log: whether gaps are measured on a log scale."""
 
     runs: Runs
     true: np.ndarray
+    told: np.ndarray
     optimum: np.ndarray
+    median: np.ndarray
     reached: np.ndarray
+    log: bool
 
     @property
     def regret(self) -> np.ndarray:
@@ -115,6 +119,21 @@ class Score(NamedTuple):
     def recommended_regret(self) -> np.ndarray:
         """f64[runs]: the same of what the strategy recommends in the end, nan where it recommends nothing."""
         return self.runs.recommended - self.optimum
+
+    def gap_left(self, loss: np.ndarray) -> np.ndarray:
+        """True losses f64[runs, ...] in units of the gap: 0 the best constant configuration, 1 the median
+        random one, on the objective's scale; worse than that, diverged and none yet are 1 too, so that means
+        exist. Where half of random configurations diverge the gap has no number: 1 above the optimum."""
+        shape = (-1,) + (1,) * (loss.ndim - 1)
+        optimum, median = self.optimum.reshape(shape), self.median.reshape(shape)
+        with np.errstate(all="ignore"):
+            if self.log:
+                left = np.log(loss / optimum) / np.log(median / optimum)
+                left = np.where(loss <= 0, -np.inf, left)  # far below an optimum that is positive
+            else:
+                left = (loss - optimum) / (median - optimum)
+            left = np.where(np.isfinite(median), left, np.where(loss <= optimum, 0.0, 1.0))
+        return np.clip(np.where(np.isnan(left), 1.0, left), -1.0, 1.0)
 
 
 # Reading ------------------------------------------------------------------------------------------------
@@ -413,14 +432,34 @@ def reached_after(true: np.ndarray, goal: np.ndarray, spent: np.ndarray, count: 
     return np.where(there, at.astype(np.float64), np.inf)
 
 
-def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int) -> Score:
+def overtuning(test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What choosing by validation lost f64[runs, jobs] of the test (or true) losses of the incumbents
+    f64[runs, jobs], (absolute, relative): by how much the incumbent is worse than the best that has been
+    one; relative to the gain from the first incumbent to that best, nan where the gain is below .001
+    (Schneider, Bischl and Feurer 2025, arXiv:2506.19540). inf: no incumbent yet."""
+    test = np.asarray(test, np.float64)
+    best = np.minimum.accumulate(test, axis=1)
+    here = np.isfinite(test)
+    first = np.where(here.any(1), test[np.arange(len(test)), here.argmax(1)], np.nan)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lost = np.where(here, test - best, np.where(np.isfinite(best), np.inf, np.nan))
+        gain = first - best
+        return lost, np.where(gain >= 0.001, lost / gain, np.nan)
+
+
+def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int, scale: str = "linear") -> Score:
     """Scores runs by `goals`, the table of `targets` (every instance must be in it)."""
     index = incumbents(runs.loss, runs.until, fidelity)
-    true = np.take_along_axis(runs.true_loss, np.maximum(index, 0), axis=1)
-    true = np.where(index >= 0, true, np.inf)
+
+    def of_incumbent(values):
+        return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=1), np.inf)
+
+    true = of_incumbent(runs.true_loss)
     mine = goals.loc[runs.instance]
     reached = [reached_after(true, mine[name].to_numpy(), runs.spent, runs.count) for name in TARGETS]
-    return Score(runs, true, mine["optimum"].to_numpy(np.float64), np.stack(reached) / max_epoch)
+    optimum, median = (mine[name].to_numpy(np.float64) for name in ("optimum", "median"))
+    log = scale == "log" and bool((optimum > 0).all())
+    return Score(runs, true, of_incumbent(runs.loss), optimum, median, np.stack(reached) / max_epoch, log)
 
 
 class Scored(NamedTuple):
@@ -481,7 +520,7 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
                 )
                 runs = _select(runs, known)
             if len(runs.seeds):
-                scores[budget] = score(runs, goals[cell.objective], fidelity, max_epoch)
+                scores[budget] = score(runs, goals[cell.objective], fidelity, max_epoch, scale)
         fewer = [f"{b:g}" for b, s in scores.items() if len(s.runs.seeds) < seeds]
         if fewer:
             warnings.append(f"{name}: fewer than {seeds} runs with a budget of {', '.join(fewer)}")
@@ -517,7 +556,7 @@ def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFram
             rows.append({**head, "runs": 0})
             continue
         budgets = np.array(list(item.scores))
-        regret = {b: bootstrap_mean(s.regret) for b, s in item.scores.items()}
+        regret = {b: mean_interval(s.regret) for b, s in item.scores.items()}
         for which, name in enumerate(TARGETS):
             needed = budget_needed(planned_success(item, which), budgets)
             for budget, s in item.scores.items():
@@ -533,7 +572,8 @@ def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFram
                     "budget_needed": needed[0], "budget_needed_low": needed[1],
                     "budget_needed_high": needed[2], "trials_median": median, "ci_low": low, "ci_high": high,
                     "trials_restricted_mean": restricted_mean(lifetime, event, budget),
-                    "regret_mean": mean, "regret_ci_low": mean_low, "regret_ci_high": mean_high,
+                    "regret_mean": float(mean), "regret_ci_low": float(mean_low),
+                    "regret_ci_high": float(mean_high),
                     "epochs_spent": float(s.runs.total.mean()),
                 })  # fmt: skip
     return pd.DataFrame(rows, columns=pd.Index(SUMMARY))

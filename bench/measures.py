@@ -1,0 +1,475 @@
+"""What a results folder says beyond summary.csv, as data frames: who leads at each budget and how surely,
+wins, ranks, runtime distributions, efficiency, over-tuning, shares of variance.
+
+The value that strategies are compared by is the *gap left* (`Score.gap_left`): it depends on the run and the
+stored reference only. A run planned for a budget counts at that budget; an anytime strategy's at every one
+up to it; where a strategy lays out its budget beforehand, its largest plan that a budget pays for counts.
+Frames named relative depend on who takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.inference import (
+    EQUAL,
+    OPEN,
+    Interval,
+    answer,
+    difference,
+    holm,
+    in_general,
+    seeds_needed,
+    variance_components,
+)
+from bench.metrics import SHARES, TARGETS, Score, Scored, overtuning, step_values
+from bench.ranking import (
+    Friedman,
+    Wins,
+    friedman,
+    log_efficiency_interval,
+    rank_table,
+    surely_first,
+    win_matrix,
+)
+from bench.stats import (
+    clopper_pearson,
+    expected_running_time,
+    interquartile_mean,
+    mean_interval,
+    restricted_mean_interval,
+)
+
+RANGE = 2.0  # gaps left lie within -1 and 1
+POINTS = 16  # budgets of the slider, at most, beside those planned
+
+
+class Ends(NamedTuple):
+    """A cell at one budget: seeds, instances i64[runs] · gap f64[runs], the gap left."""
+
+    seeds: np.ndarray
+    instances: np.ndarray
+    gap: np.ndarray
+
+
+class Panel(NamedTuple):
+    """Cells side by side. objectives, labels: names · families: each objective's · cells: (objective, label)
+    -> scored cell · budgets: the slider's, ascending · ends: (objective, label) -> one `Ends` a budget, None
+    where the budget pays for no run of it or exceeds the largest that was run."""
+
+    objectives: list[str]
+    labels: list[str]
+    families: dict[str, str]
+    cells: dict[tuple[str, str], Scored]
+    budgets: np.ndarray
+    ends: dict[tuple[str, str], list[Ends | None]]
+
+    def at(self, objective: str, index: int) -> dict[str, Ends]:
+        """The labels that have runs on an objective at one of the budgets."""
+        found = {label: self.ends.get((objective, label)) for label in self.labels}
+        return {label: e[index] for label, e in found.items() if e and e[index] is not None}  # type: ignore
+
+
+def family(objective: str) -> str:
+    """An objective's family: its name before wrappers and settings (`bbob,function=8` is one of bbob)."""
+    return objective.partition(",")[0].partition("+")[0]
+
+
+def budget_grid(items: Sequence[Scored], points: int = POINTS) -> np.ndarray:
+    """Budgets of the slider: all that were planned, and whole ones between 1 and the largest."""
+    planned = sorted({b for item in items for b in item.scores})
+    if not planned:
+        return np.empty(0)
+    between = np.round(np.geomspace(min(1.0, planned[0]), planned[-1], points), 0)
+    return np.unique(np.concatenate([planned, between[between >= 1]]))
+
+
+def _ends(item: Scored, budgets: np.ndarray) -> list[Ends | None]:
+    def of(s: Score, gap: np.ndarray) -> Ends:
+        return Ends(s.runs.seeds, s.runs.instance, gap)
+
+    out: list[Ends | None] = []
+    if item.cell.info.get("anytime"):
+        s = item.scores[item.largest]
+        gaps = step_values(s, s.gap_left(s.true), budgets, item.max_epoch, 1.0)
+        return [of(s, gaps[:, i]) if b <= item.largest else None for i, b in enumerate(budgets)]
+    last = {b: of(s, s.gap_left(s.true[:, -1])) for b, s in item.scores.items()}
+    for b in budgets:
+        paid = [planned for planned in last if planned <= b + 1e-9]
+        out.append(last[max(paid)] if paid and b <= item.largest + 1e-9 else None)
+    return out
+
+
+def panel(scored: Sequence[Scored], objectives: Sequence[str], labels: Sequence[str]) -> Panel:
+    """The scored cells that did not fail, in the order of `objectives` and `labels`."""
+    cells = {(s.cell.objective, s.cell.label): s for s in scored if s.scores and s.cell.status != "failed"}
+    budgets = budget_grid(list(cells.values()))
+    there = [o for o in objectives if any((o, label) in cells for label in labels)]
+    mine = [label for label in labels if any((o, label) in cells for o in there)]
+    ends = {key: _ends(item, budgets) for key, item in cells.items()}
+    return Panel(there, mine, {o: family(o) for o in there}, cells, budgets, ends)
+
+
+# Who leads ----------------------------------------------------------------------------------------------
+
+LEADERS = [
+    "objective", "budget", "first", "second", "gap_first", "gap_second", "difference", "low", "high", "p",
+    "p_holm", "answer", "runs", "strategies", "correlation", "seeds_needed", "would_say", "reason",
+]  # fmt: skip
+
+
+def _paired(ends: Sequence[Ends]) -> bool:
+    first = ends[0].seeds
+    return all(len(e.seeds) == len(first) and (e.seeds == first).all() for e in ends)
+
+
+def leaders(panel: Panel) -> pd.DataFrame:
+    """Relative. At each budget who has the smallest mean gap left on each objective, and by how much it
+    leads the next: a row an objective and budget with LEADERS. p: the largest of the leader's against its
+    nearest rivals (`surely_first`); p_holm: corrected for the number of objectives. runs: fewest of a
+    strategy."""
+    rows = []
+    for index, budget in enumerate(panel.budgets):
+        part = []
+        for objective in panel.objectives:
+            there = panel.at(objective, index)
+            if there:
+                part.append({"objective": objective, "budget": budget, **_lead(there)})
+        corrected = holm([r["p"] for r in part])
+        for row, p in zip(part, corrected, strict=True):
+            found = row.pop("found")
+            row["p_holm"] = p
+            row["answer"] = answer(found, EQUAL, p) if found is not None else OPEN
+        rows += part
+    return pd.DataFrame(rows, columns=pd.Index(LEADERS))
+
+
+def _lead(there: dict[str, Ends]) -> dict:
+    labels, ends = list(there), list(there.values())
+    paired = _paired(ends)
+    first, second, p = surely_first([e.gap for e in ends], paired, RANGE)
+    row = {"first": labels[first], "gap_first": float(ends[first].gap.mean()), "p": p,
+           "runs": min(len(e.gap) for e in ends), "strategies": len(labels), "found": None}  # fmt: skip
+    if len(labels) == 1:
+        return {**row, "reason": "one strategy: nothing to compare with"}
+    found = difference(ends[first].gap, ends[second].gap, ends[first].seeds, ends[second].seeds, width=RANGE)
+    needed, says = seeds_needed(found, EQUAL)
+    return {
+        **row, "second": labels[second], "gap_second": float(ends[second].gap.mean()),
+        "difference": found.mean, "low": found.low, "high": found.high, "correlation": found.correlation,
+        "seeds_needed": needed, "would_say": says, "reason": found.reason, "found": found,
+    }  # fmt: skip
+
+
+def _runs_apart(panel: Panel, one: str, two: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Differences f64[n] of two labels at a budget, run by run where they share seeds and else of means, and
+    their levels i64[n, 3]: family, objective, instance."""
+    values, levels = [], []
+    families = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
+    for place, objective in enumerate(panel.objectives):
+        there = panel.at(objective, index)
+        if one not in there or two not in there:
+            continue
+        a, b = there[one], there[two]
+        shared, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
+        if 2 * len(shared) > max(len(a.seeds), len(b.seeds)):
+            apart, instances = a.gap[at_a] - b.gap[at_b], a.instances[at_a]
+        else:
+            apart, instances = np.array([a.gap.mean() - b.gap.mean()]), np.array([0])
+        values.append(apart)
+        mine = np.full(len(apart), families[panel.families[objective]])
+        levels.append(np.stack([mine, np.full(len(apart), place), instances], 1))
+    if not values:
+        return np.empty(0), np.empty((0, 3), np.int64)
+    levels = np.concatenate(levels)
+    if len(np.unique(levels, axis=0)) == len(levels):  # a seed an instance: one level less
+        levels = levels[:, :2]
+    return np.concatenate(values), levels
+
+
+def in_general_apart(panel: Panel, one: str, two: str, index: int, draws: int = 999) -> Interval:
+    """Mean gap left of `one` less that of `two` at a budget, over families of objectives that both have."""
+    return in_general(*_runs_apart(panel, one, two, index), draws)
+
+
+def general_leaders(panel: Panel) -> pd.DataFrame:
+    """Relative. `leaders` over all objectives together: a row a budget, of the strategies that have all
+    objectives that any has at that budget; columns as there, and families, left_out (labels that lack an
+    objective)."""
+    rows = []
+    for index, budget in enumerate(panel.budgets):
+        there = {o: panel.at(o, index) for o in panel.objectives}
+        there = {o: found for o, found in there.items() if found}
+        if not there:
+            continue
+        whole = [v for v in panel.labels if all(v in found for found in there.values())]
+        left_out = [v for v in panel.labels if v not in whole and any(v in f for f in there.values())]
+        families = len({panel.families[o] for o in there})
+        row = {"objective": "all", "budget": budget, "strategies": len(whole), "families": families,
+               "left_out": ", ".join(left_out), "answer": OPEN}  # fmt: skip
+        if not whole:
+            rows.append({**row, "reason": "no strategy has runs on every objective at this budget"})
+            continue
+        means = {v: _family_mean(panel, {o: f[v].gap.mean() for o, f in there.items()}) for v in whole}
+        order = sorted(means, key=lambda v: means[v])
+        row |= {"first": order[0], "gap_first": means[order[0]]}
+        row["runs"] = min(len(f[order[0]].gap) for f in there.values())
+        if len(order) == 1:
+            rows.append({**row, "reason": "one strategy has all objectives: nothing to compare with"})
+            continue
+        found = in_general_apart(panel, order[0], order[1], index)
+        rivals = [found, *(in_general_apart(panel, order[0], v, index) for v in order[2:3])]
+        p = max((r.p for r in rivals), default=np.nan) if not found.reason else np.nan
+        rows.append({
+            **row, "second": order[1], "gap_second": means[order[1]], "difference": found.value,
+            "low": found.low, "high": found.high, "p": p, "p_holm": p,
+            "answer": answer(found, EQUAL, p), "reason": found.reason,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=pd.Index([*LEADERS, "families", "left_out"]))
+
+
+def _family_mean(panel: Panel, by_objective: dict[str, float]) -> float:
+    families: dict[str, list[float]] = {}
+    for objective, value in by_objective.items():
+        families.setdefault(panel.families[objective], []).append(value)
+    return float(np.mean([np.mean(v) for v in families.values()]))
+
+
+PAIRS = [
+    "objective", "label", "against", "gap_left", "gap_low", "gap_high", "difference", "low", "high", "p",
+    "p_holm", "answer", "time_difference", "time_low", "time_high", "time_p", "correlation", "runs",
+    "seeds_needed", "would_say", "reason",
+]  # fmt: skip
+
+
+def against_leader(panel: Panel, objective: str) -> pd.DataFrame:
+    """Relative but for gap_left. Each strategy at its largest budget against the one with the smallest mean
+    gap left, on one objective: PAIRS. p corrected for the number of strategies (Holm); time: the difference
+    in E[min(T, B)] of the near-optimal target, in full trainings, where both have the same largest budget
+    B."""
+    items = {v: panel.cells[objective, v] for v in panel.labels if (objective, v) in panel.cells}
+    scores = {v: item.scores[item.largest] for v, item in items.items()}
+    gaps = {v: s.gap_left(s.true[:, -1]) for v, s in scores.items()}
+    best = min(gaps, key=lambda v: gaps[v].mean())
+    rows, found = [], {}
+    for label, gap in gaps.items():
+        mean, low, high = (float(v) for v in mean_interval(gap))
+        row = {"objective": objective, "label": label, "against": best, "gap_left": mean,
+               "gap_low": low, "gap_high": high, "runs": len(gap)}  # fmt: skip
+        if label != best:
+            one, two = scores[label].runs.seeds, scores[best].runs.seeds
+            d = found[label] = difference(gap, gaps[best], one, two, width=RANGE)
+            needed, says = seeds_needed(d, EQUAL)
+            row |= {"difference": d.mean, "low": d.low, "high": d.high, "p": d.p, "reason": d.reason,
+                    "correlation": d.correlation, "seeds_needed": needed, "would_say": says}  # fmt: skip
+            limit = items[label].largest
+            if limit == items[best].largest:
+                mine, theirs = (np.minimum(scores[v].reached[0], limit) for v in (label, best))
+                t = difference(mine, theirs, one, two, width=limit)
+                row |= {"time_difference": t.mean, "time_low": t.low, "time_high": t.high, "time_p": t.p}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=pd.Index(PAIRS))
+    table["p_holm"] = holm(table["p"].to_numpy(np.float64))
+    table["answer"] = [
+        answer(found[label], EQUAL, p) if label in found else "leads"
+        for label, p in zip(table["label"], table["p_holm"], strict=True)
+    ]
+    return table
+
+
+# Measures of one strategy -------------------------------------------------------------------------------
+
+
+def times(panel: Panel) -> pd.DataFrame:
+    """Absolute. Cost to target, a row a cell and target: success share with its exact interval, ERT and
+    E[min(T, B)] with theirs, in full trainings; largest budget B."""
+    rows = []
+    for (objective, label), item in panel.cells.items():
+        s, limit = item.scores[item.largest], item.largest
+        for which, target in enumerate(TARGETS):
+            reached = np.isfinite(s.reached[which])
+            spent = np.where(reached, s.reached[which], s.runs.total / item.max_epoch)
+            low, high = clopper_pearson(reached.sum(), len(reached))
+            ert = expected_running_time(spent, reached)
+            mean = restricted_mean_interval(np.where(reached, s.reached[which], limit), reached, limit)
+            rows.append({
+                "objective": objective, "label": label, "target": target, "budget": limit,
+                "runs": len(reached), "success": reached.mean(), "success_low": float(low),
+                "success_high": float(high), "ert": ert[0], "ert_low": ert[1], "ert_high": ert[2],
+                "restricted_mean": mean[0], "restricted_mean_low": mean[1], "restricted_mean_high": mean[2],
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def runtime_distribution(panel: Panel, points: int = 60) -> pd.DataFrame:
+    """Absolute, over the objectives that a label has. Share of (objective, target, run) that are reached
+    within a budget, targets p = .1, .01, .001, objectives counting the same: columns label, budget, share,
+    objectives."""
+    which = [TARGETS.index(f"p={p:g}") for p in SHARES]
+    top = max((item.largest for item in panel.cells.values()), default=1.0)
+    grid = np.geomspace(min(1.0, top), top, points)
+    rows = []
+    for label in panel.labels:
+        shares = []
+        for objective in panel.objectives:
+            item = panel.cells.get((objective, label))
+            if item is not None:
+                reached = item.scores[item.largest].reached[which].ravel()
+                shares.append(np.searchsorted(np.sort(reached), grid + 1e-9, side="right") / len(reached))
+        mean = np.mean(shares, axis=0)
+        rows.append(pd.DataFrame({"label": label, "budget": grid, "share": mean, "objectives": len(shares)}))
+    columns = pd.Index(["label", "budget", "share", "objectives"])
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
+
+
+def middle_halves(panel: Panel) -> pd.DataFrame:
+    """Absolute, over the objectives that a label has: interquartile mean of the gap left at the largest
+    budget over runs and objectives, with its stratified bootstrap interval."""
+    rows = []
+    for label in panel.labels:
+        items = [panel.cells[o, label] for o in panel.objectives if (o, label) in panel.cells]
+        gaps = [s.gap_left(s.true[:, -1]) for s in (item.scores[item.largest] for item in items)]
+        n = min(len(g) for g in gaps)
+        value, low, high = interquartile_mean(np.stack([g[:n] for g in gaps], 1))
+        rows.append({"label": label, "objectives": len(gaps), "runs": n,
+                     "iqm": value, "low": low, "high": high})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def tuned_too_far(panel: Panel) -> pd.DataFrame:
+    """Absolute. A row a cell at its largest budget, means over runs in units of the gap: optimism, by how
+    much the incumbent's told loss lies below its true one; overtuning, by how much its true loss is worse
+    than the best incumbent's so far; overtuned, the share of runs where it is; relative, the median of
+    relative over-tuning; recommended_gap, the gap left by what the strategy recommends, nan where it does
+    not."""
+    rows = []
+    for (objective, label), item in panel.cells.items():
+        s = item.scores[item.largest]
+        gap, recommended = s.gap_left(s.true), s.runs.recommended
+        lost, relative = overtuning(s.true)
+        there = np.isfinite(s.true[:, -1])
+        said = np.isfinite(recommended)
+        with np.errstate(invalid="ignore"):
+            told = s.gap_left(np.where(np.isfinite(s.told), s.told, np.inf))[:, -1]
+        relative = relative[there, -1]
+        relative = relative[~np.isnan(relative)]
+        rows.append({
+            "objective": objective, "label": label,
+            "optimism": float((gap[:, -1] - told)[there].mean()) if there.any() else np.nan,
+            "overtuning": float((gap[:, -1] - np.minimum.accumulate(gap, axis=1)[:, -1]).mean()),
+            "overtuned": float((lost[there, -1] > 0).mean()) if there.any() else np.nan,
+            "relative": float(np.median(relative)) if len(relative) else np.nan,
+            "gap_left": float(gap[:, -1].mean()),
+            "recommended_gap": float(s.gap_left(recommended)[said].mean()) if said.any() else np.nan,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# Relative measures --------------------------------------------------------------------------------------
+
+
+def gaps_over_budget(panel: Panel) -> pd.DataFrame:
+    """Absolute. Mean gap left: columns objective, label, budget, value."""
+    rows = [
+        {"objective": o, "label": label, "budget": b, "value": float(e.gap.mean())}
+        for (o, label), ends in panel.ends.items()
+        for b, e in zip(panel.budgets, ends, strict=True)
+        if e is not None
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["objective", "label", "budget", "value"]))
+
+
+def rank_over_budget(panel: Panel) -> pd.DataFrame:
+    """Relative. Mean rank of the mean gap left at each budget: label, budget, rank, objectives."""
+    return rank_table(gaps_over_budget(panel))
+
+
+def _final(panel: Panel, objective: str, label: str) -> np.ndarray | None:
+    item = panel.cells.get((objective, label))
+    if item is None:
+        return None
+    s = item.scores[item.largest]
+    return s.gap_left(s.true[:, -1])
+
+
+def wins(panel: Panel) -> Wins:
+    """Relative. Win probabilities by the gap left at the largest budget; within EQUAL of each other is a
+    tie."""
+    values = [[_final(panel, o, label) for label in panel.labels] for o in panel.objectives]
+    return win_matrix(values, [panel.families[o] for o in panel.objectives], EQUAL)
+
+
+def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
+    """Relative. (labels, Friedman's and Nemenyi's tests) of mean gaps left at the largest budget; labels
+    that have all objectives."""
+    whole = [v for v in panel.labels if all((o, v) in panel.cells for o in panel.objectives)]
+    finals = [[_final(panel, o, v) for v in whole] for o in panel.objectives]
+    table = np.array([[np.nan if g is None else g.mean() for g in row] for row in finals])
+    return whole, friedman(table.reshape(len(panel.objectives), len(whole)))
+
+
+def efficiency(panel: Panel, baseline: str = "random", points: int = 60) -> pd.DataFrame:
+    """Relative to one strategy. Factor of trainings that each label needs of the baseline's on each
+    objective, and ("all") over families: label, objective, factor, low, high, reason."""
+    rows = []
+    for label in panel.labels:
+        if label == baseline:
+            continue
+        logs, families = [], []
+        for objective in panel.objectives:
+            one, two = (panel.cells.get((objective, v)) for v in (label, baseline))
+            if one is None or two is None:
+                continue
+            top = min(one.largest, two.largest)
+            grid = np.geomspace(min(1.0, top), top, points)
+            found = log_efficiency_interval(_best_so_far(one, grid), _best_so_far(two, grid), grid)
+            logs.append(found.value)
+            families.append(objective)
+            rows.append(_factor(label, objective, found))
+        kept = [(v, o) for v, o in zip(logs, families, strict=True) if np.isfinite(v)]
+        if kept:
+            codes = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
+            levels = np.array([[codes[panel.families[o]], i] for i, (_, o) in enumerate(kept)])
+            rows.append(_factor(label, "all", in_general(np.array([v for v, _ in kept]), levels)))
+    return pd.DataFrame(rows, columns=pd.Index(["label", "objective", "factor", "low", "high", "reason"]))
+
+
+def _best_so_far(item: Scored, grid: np.ndarray) -> np.ndarray:
+    """Gap left f64[runs, g] of the runs of the largest budget, its best until then, infinite before the first
+    result."""
+    s = item.scores[item.largest]
+    best = np.where(np.isfinite(s.true), s.gap_left(s.true), np.inf)
+    best = np.minimum.accumulate(best, axis=1)
+    return step_values(s, best, grid, item.max_epoch, np.inf)
+
+
+def _factor(label: str, objective: str, found: Interval) -> dict:
+    return {"label": label, "objective": objective, "factor": np.exp(found.value),
+            "low": np.exp(found.low), "high": np.exp(found.high), "reason": found.reason}  # fmt: skip
+
+
+def variance(panel: Panel) -> pd.DataFrame:
+    """Shares of variance of the gap left at the largest budget: strategy, its settings (labels of one
+    strategy), objective, strategy and objective together, and seed (the rest, instances included)."""
+    gaps, strategy, label_of, objective_of = [], [], [], []
+    for (objective, label), item in panel.cells.items():
+        gap = _final(panel, objective, label)
+        assert gap is not None
+        gaps.append(gap)
+        strategy += [item.cell.strategy] * len(gap)
+        label_of += [label] * len(gap)
+        objective_of += [objective] * len(gap)
+    if not gaps:
+        return pd.DataFrame(columns=pd.Index(["term", "levels", "variance", "share", "reason"]))
+    return variance_components(
+        np.concatenate(gaps),
+        {
+            "strategy": strategy,
+            "settings": label_of,
+            "objective": objective_of,
+            "strategy x objective": list(zip(label_of, objective_of, strict=True)),
+        },
+    )
