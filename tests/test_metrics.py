@@ -160,6 +160,25 @@ def test_random_search_follows_the_geometric_law():
     assert mean == pytest.approx(law, abs=4 * np.minimum(time, n).std() / np.sqrt(runs))
 
 
+def test_overtuning_by_hand():
+    # Schneider, Bischl and Feurer 2025: validation 5, 4, 3, 2 choose tests 5, 3, 4, 6.
+    absolute, relative = metrics.overtuning(np.array([[5.0, 3, 4, 6], [np.inf, 2, 2, 1]]))
+    assert absolute[0].tolist() == [0, 0, 1, 3] and relative[0, 1:].tolist() == [0, 0.5, 1.5]
+    assert np.isnan(relative[0, 0])  # no gain yet
+    assert np.isnan(absolute[1, 0]) and absolute[1, 1:].tolist() == [0, 0, 0]
+
+
+def test_gap_left_by_hand():
+    rows = [(0, 1, 5.0, 9.0, 0, 1), (0, 1, 4.0, 3.0, 1, 2), (0, 1, 3.0, -5.0, 2, 3)]
+    s = metrics.score(metrics.runs_of(trace(rows)), goals(1.0, 1.0, size=8.0), "training", 1)
+    assert s.told[0].tolist() == [5, 4, 3] and s.median[0] == pytest.approx(5.0)
+    # 0 at the optimum 1, 1 at the median 5; worse is 1, far below -1.
+    assert s.gap_left(s.true)[0] == pytest.approx([1, 0.5, -1])
+    assert s.gap_left(np.array([np.inf])) == 1 and s.gap_left(np.array([np.nan])) == 1
+    log = metrics.score(metrics.runs_of(trace(rows)), goals(1.0, 1.0, size=8.0), "training", 1, "log")
+    assert log.gap_left(np.array([[1.0, np.sqrt(5.0), 5.0]]))[0] == pytest.approx([0, 0.5, 1])
+
+
 # Statistics
 
 
@@ -230,7 +249,9 @@ def test_budget_needed_by_hand():
     lasting = np.array([[1, 0, 1], [1, 0, 1], [0, 1, 1], [0, 0, 0]])
     assert stats.budget_needed(lasting, budgets)[0] == 32  # half at 8, but not at 16
     assert stats.budget_needed(np.array([[0, 1, 1], [0, 0, 1]]), budgets)[0] == 16  # half is enough
-    assert stats.budget_needed(np.zeros((5, 3)), budgets) == (np.inf, np.inf, np.inf)
+    assert stats.budget_needed(np.zeros((8, 3)), budgets) == (np.inf, np.inf, np.inf)
+    # None of five: a share of one half is not excluded.
+    assert stats.budget_needed(np.zeros((5, 3)), budgets) == (np.inf, 8.0, np.inf)
     value, low, high = stats.budget_needed(np.ones((1, 3)), budgets)
     assert value == 8 and np.isnan(low) and np.isnan(high)
     mixed = np.repeat([[0, 1, 1], [0, 0, 1]], [11, 10], axis=0)
