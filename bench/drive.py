@@ -32,7 +32,7 @@ from bench.cluster import (
     ClusterSettings,
 )
 from bench.protocols import NONE, Feedback, Job, budget_epochs, lacking
-from bench.space import Space
+from bench.space import Float, Space
 
 STATUS = ["finished", "lost", "given up", "raised"]  # all but the first are told, if at all, as infinity
 FINISHED, LOST_AGAIN, GIVEN_UP, RAISED = range(4)
@@ -62,6 +62,16 @@ class Prior(NamedTuple):
     @property
     def trials(self) -> int:
         return self.loss.shape[1]
+
+
+class Hint(NamedTuple):
+    """What a learning-rate finder found, told before the first ask to a strategy that has a `finder`, as the
+    job (0, NONE, x, 0), which trains nothing and takes no slot: x f32[lanes, d], the default configuration
+    with the rate that it suggests, nan there where it suggests none · epochs: what it cost, charged to every
+    lane."""
+
+    x: np.ndarray
+    epochs: int = 1
 
 
 class NotApplicable(ValueError):
@@ -271,6 +281,17 @@ def prior_of_trace(
     )
 
 
+def hint_of_rates(space: Space, rates: Sequence[float] | np.ndarray) -> Hint:
+    """The finder's hint from a learning rate f64[lanes] a lane, nan where it suggests none: the default
+    configuration at that rate, at the nearest end of an axis that does not reach it."""
+    x = np.tile(space.cube().default, (len(rates), 1))
+    for i, axis in enumerate(space.axes.values()):
+        if axis.role == "rate" and isinstance(axis, Float):
+            inside = [r if np.isnan(r) else axis.encode(min(max(r, axis.low), axis.high)) for r in rates]
+            x[:, i] = inside
+    return Hint(x)
+
+
 def with_prior(
     factory: Callable[..., Any], prior: Prior | None, lanes: int, max_epoch: int
 ) -> Callable[..., Any]:
@@ -305,6 +326,18 @@ def tell_prior(strategy, cube, state, prior: Prior):
     k = jnp.arange(prior.loss.shape[0], dtype=jnp.int32)
     x, loss = jnp.asarray(prior.x, jnp.float32), jnp.asarray(prior.loss, jnp.float64)
     return jax.lax.scan(one, state, (k, x, loss, jnp.asarray(prior.until, jnp.int32)))[0]
+
+
+def tell_hint(strategy, cube, state, x):
+    """One lane's state after a finder's hint x f32[d]."""
+    job = Job(jnp.int32(0), jnp.int32(NONE), jnp.asarray(x, jnp.float32), jnp.int32(0))
+    feedback = Feedback(jnp.float64(jnp.nan), jnp.float64(0.0))
+    return dataclasses.replace(strategy, cube=cube).tell(state, job, feedback)
+
+
+def takes_hint(strategy: Any) -> bool:
+    """Whether a strategy wants a learning-rate finder to be run before it is first asked."""
+    return getattr(strategy, "finder", "none") != "none"
 
 
 def turn_lane(strategy, stage, cube, ask_key, state, tell, feedback, granted):
@@ -349,15 +382,22 @@ def applicable(strategy, objective) -> None:
 
 
 def make_cluster(
-    strategy, objective, seeds: Sequence[int] | np.ndarray, settings: ClusterSettings, budget: float
+    strategy,
+    objective,
+    seeds: Sequence[int] | np.ndarray,
+    settings: ClusterSettings,
+    budget: float,
+    charged: int = 0,
 ) -> Cluster:
-    """The cluster for a strategy's runs, a lane a seed; raises ValueError where the budget is below one
-    epoch."""
+    """The cluster for a strategy's runs, a lane a seed, `charged` epochs of the budget spent beforehand;
+    raises ValueError where the budget is below one epoch."""
     epochs = budget_epochs(budget, objective.max_epoch)
     if epochs < 1:
         raise ValueError(f"a budget of {budget:g} full trainings is less than one epoch")
     cube = objective.space.cube()
-    return Cluster(
+    cluster = Cluster(
         np.asarray(seeds, np.int64), settings, strategy.num_trials, cube.width, epochs, objective.max_epoch,
         np.asarray(cube.change), "resume" in strategy.needs, "copy" in strategy.needs,
     )  # fmt: skip
+    cluster.spent += charged
+    return cluster

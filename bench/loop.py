@@ -29,6 +29,7 @@ import pandas as pd
 
 from bench.cluster import JOB, ClusterSettings
 from bench.drive import (
+    Hint,
     Prior,
     Run,
     applicable,
@@ -38,6 +39,8 @@ from bench.drive import (
     instances_of,
     make_cluster,
     seed_keys,
+    takes_hint,
+    tell_hint,
     tell_prior,
     turn_lane,
     with_prior,
@@ -206,6 +209,7 @@ def _turn_compiled(strategy, stage, cube, ask_key, state, tell, feedback, grante
 
 
 _prior_compiled = jax.jit(tell_prior, static_argnums=0)
+_hint_compiled = jax.jit(tell_hint, static_argnums=0)
 
 
 class PlainPlayer:
@@ -220,8 +224,9 @@ class PlainPlayer:
         seed: int,
         compiled: bool = True,
         prior: Prior | None = None,
+        hint: np.ndarray | None = None,
     ):
-        """`prior`: one lane's."""
+        """`prior` and `hint`: one lane's."""
         self.cube = jax.tree.map(jnp.asarray, cube)
         self.strategy = factory(cube=self.cube, max_epoch=max_epoch, budget=budget)
         self.settings = replace(self.strategy, cube=None)
@@ -232,6 +237,9 @@ class PlainPlayer:
         if prior is not None:
             tell = _prior_compiled if compiled else tell_prior
             self.state = tell(self.settings, self.cube, self.state, jax.tree.map(jnp.asarray, prior))
+        if hint is not None and takes_hint(self.strategy):
+            tell = _hint_compiled if compiled else tell_hint
+            self.state = tell(self.settings, self.cube, self.state, jnp.asarray(hint))
 
     def stage(self, granted):
         return np.full(1, self.strategy.stage(int(granted[0])))
@@ -300,7 +308,7 @@ def host_factory(factory: Function[..., Any]) -> bool:
     return "seed" in inspect.signature(factory).parameters
 
 
-def _own(factory: Function[..., Any], cube, seed: int) -> dict[str, Any]:
+def own_settings(factory: Function[..., Any], cube, seed: int) -> dict[str, Any]:
     """What a `HostStrategy` factory is given besides: its seed and, if it takes it, the shared design."""
     if "design" not in inspect.signature(factory).parameters:
         return {"seed": seed}
@@ -324,6 +332,7 @@ def run(
     executor: str = "threads",
     debug: bool = False,
     prior: Prior | None = None,
+    hint: Hint | None = None,
     progress: Function[[float], None] | None = None,
 ) -> Run:
     """Runs any strategy on any objective, one seed after the other, in host code.
@@ -331,7 +340,8 @@ def run(
     Strategies are JAX ones or `HostStrategy` factories (which also take `seed=`); objectives are JAX ones or
     a `Callable`, whose jobs run on `workers` threads or processes (`executor`). With `debug` only the first
     seed runs and nothing is compiled, so that print and a debugger work inside. `prior` and what
-    is raised: as in `simulate`, and `cluster` too; but no job of a `Callable` can be lost.
+    is raised: as in `simulate`, and `cluster` too; but no job of a `Callable` can be lost. `hint`: told and
+    charged where the strategy has a finder.
     """
     if executor not in ("threads", "processes"):
         raise ValueError(f"executor must be threads or processes, got {executor!r}")
@@ -365,13 +375,15 @@ def run(
         for i, (seed, instance) in enumerate(zip(lanes, instances, strict=True)):
             lane = None if prior is None else jax.tree.map(lambda a, i=i: np.asarray(a)[i], prior)
             if host_factory(factory):
-                strategy = factory(**made, **_own(factory, cube, seed))
+                strategy = factory(**made, **own_settings(factory, cube, seed))
                 player: Any = HostPlayer(strategy, cube.width, lane)
             else:
-                player = PlainPlayer(factory, seed=seed, compiled=not debug, prior=lane, **made)
+                found = None if hint is None else np.asarray(hint.x)[i]
+                player = PlainPlayer(factory, seed=seed, compiled=not debug, prior=lane, hint=found, **made)
                 strategy = player.strategy
             applicable(strategy, objective)
-            state = make_cluster(strategy, objective, [seed], settings, budget)
+            charged = hint.epochs if hint is not None and takes_hint(strategy) else 0
+            state = make_cluster(strategy, objective, [seed], settings, budget, charged)
             if pool is not None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nearopt-"))
                 trainer: Any = CallTrainer(objective, pool, seed_keys(jnp.uint32(seed))[2], workers, folder)

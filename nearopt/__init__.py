@@ -23,12 +23,21 @@ _WHERE = {
     "Callable": "bench.loop",
     "simulate": "bench.simulate",
     "load": "nearopt.results",
+    "tune": "nearopt.study",
+    "StudyStopped": "nearopt.study",
+    "preflight": "nearopt.preflight",
+    "kfold": "nearopt.forms",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"nearopt has no {name!r}; it has {', '.join(sorted(_WHERE))}")
+    from nearopt.commands import _foreign
+
+    hidden = _foreign()
+    if hidden:
+        raise ImportError(hidden)
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 
