@@ -473,6 +473,63 @@ def dial_figure(table: Any) -> str:
     return svg(figure, "dials")
 
 
+SCHEDULE_MARKS = {"constant": "o", "linear": "^", "cosine": "s", "step": "D", "power": "v"}
+CLOSED = (-0.6, 1.05)  # of the log gap: what lies outside is drawn as an arrow at the edge
+
+
+def gap_figure(table: Any) -> str:
+    """The share of the log gap between best constant configuration and best sequence that runs close, a row
+    of panels a group of objectives, a column a budget: median with its interval, a mark a schedule.
+
+    table: as from `bench.gaps.gap_table`."""
+    from matplotlib.lines import Line2D
+
+    groups = list(dict.fromkeys(table["group"]))
+    budgets = sorted(table["budget"].unique())
+    labels = sorted(table["label"].unique(), key=rank)
+    schedules = list(dict.fromkeys(table["schedule"]))
+    panel = 0.27 * len(labels) + 0.1
+    height = len(groups) * (panel + 0.62) + 1.0
+    figure, axes = _figure(max(2.3 * len(budgets) + 1.6, 6.0), height, len(budgets), len(groups))
+    figure.subplots_adjust(left=1.55 / figure.get_size_inches()[0], right=0.985, wspace=0.08,
+                           bottom=0.5 / height, top=1 - 0.85 / height, hspace=0.62 / panel)  # fmt: skip
+    low, high = CLOSED
+    for ax, (group, budget) in zip(axes, ((g, b) for g in groups for b in budgets), strict=True):
+        here = table[(table["group"] == group) & (table["budget"] == budget)]
+        for record in here.to_dict("records"):
+            i, j = labels.index(record["label"]), schedules.index(record["schedule"])
+            y = i + 0.66 * ((j + 0.5) / len(schedules) - 0.5)
+            tint, x = colour(record["label"]), record["share"]
+            ends = np.clip([record["low"], record["high"]], low, high)
+            if np.isfinite(ends).all():
+                ax.plot(ends, [y, y], color=tint, linewidth=1.3, alpha=0.7, solid_capstyle="butt")
+            if np.isnan(x):
+                continue
+            mark = "<" if x < low else SCHEDULE_MARKS.get(record["schedule"], "P")
+            full = tint if record["changes"] else "white"
+            ax.plot(np.clip(x, low, high), y, marker=mark, markersize=3.9, color=tint, markerfacecolor=full,
+                    markeredgewidth=1.0, linestyle="none", clip_on=False, zorder=3)  # fmt: skip
+        for level in (0, 1):
+            ax.axvline(level, color=INK, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
+        ax.set_xlim(low, high)
+        ax.set_ylim(len(labels) - 0.5, -0.5)
+        ax.set_yticks(range(len(labels)), labels)
+        ax.tick_params(axis="y", labelleft=budget == budgets[0], length=0)
+        ax.set_title(f"{group}\n{budget:g} trainings" if budget == budgets[0] else f"{budget:g} trainings",
+                     fontsize=9.5)  # fmt: skip
+    for ax in axes[-len(budgets) :]:
+        ax.set_xlabel("share of the log gap closed")
+    kinds = [(v, SCHEDULE_MARKS.get(v, "P"), INK) for v in schedules]
+    kinds += [("tuned beforehand", "o", "white"), ("changed in training", "o", INK)]
+    handles = [
+        Line2D([], [], color=INK, marker=m, markerfacecolor=face, linestyle="none", markersize=4.5, label=v)
+        for v, m, face in kinds
+    ]
+    figure.legend(handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=9.5,
+                  columnspacing=1.2, handletextpad=0.3)  # fmt: skip
+    return svg(figure, "gaps")
+
+
 def growth_figure(table: Any) -> str:
     """What a run costs against what grows, a panel an axis, log-log, with dashed guides of known slopes.
 

@@ -10,6 +10,7 @@ import html
 import json
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bench.dials import End, dial_table, dials
+from bench.gaps import Ends, Gap, answers, gap_table, groups, shares
 from bench.metrics import (
     LEVELS,
     MOST,
@@ -34,6 +36,7 @@ from bench.plots import (
     clock_figure,
     colour,
     dial_figure,
+    gap_figure,
     headline_figure,
     objective_figure,
     rank,
@@ -302,6 +305,9 @@ class Page:
         turned = self.dials()
         if len(turned):
             out["dials"] = dial_figure(turned)
+        closed = gap_table(self.gaps)
+        if len(closed):
+            out["gaps"] = gap_figure(closed)
         for objective in self.objectives:
             ratio, items = self.scale(objective)
             if not items:
@@ -371,6 +377,63 @@ class Page:
                 loss, optimum = score.true[:, -1], score.optimum
                 ends[objective, item.cell.label] = End(loss / optimum if ratio else loss - optimum, ratio)
         return dial_table(self.head, found, ends)
+
+    @cached_property
+    def gaps(self) -> list[Gap]:
+        """What changing in training gains over schedules tuned beforehand, by group and budget."""
+        settings = {
+            c.objective: (c.info.get("settings") or {}).get("objective") or {} for c in self.results.cells
+        }
+        found = []
+        for group in groups({o: settings[o] for o in self.objectives}):
+            goals = self.goals.get(group.name)
+            if goals is None:
+                continue
+            items = [
+                (item, schedule)
+                for schedule, objective in group.members.items()
+                for item in self.scale(objective)[1]
+                if item.cell.info.get("needs") is not None
+            ]
+            for budget in sorted({b for item, _ in items for b in item.scores}):
+                entries = {}
+                for item, schedule in items:
+                    score = item.scores.get(budget)
+                    if score is not None:
+                        ends = Ends(score.runs.seeds, score.runs.instance, score.true[:, -1])
+                        entries[item.cell.label, schedule] = (ends.seeds, shares(ends, goals))
+                changing = {item.cell.label for item, _ in items if "change" in item.cell.info["needs"]}
+                changers = [e for e in entries if e[0] in changing]
+                tuned = [e for e in entries if e[0] not in changing]
+                if changers and any(np.isfinite(share).any() for _, share in entries.values()):
+                    found.append(Gap(group, budget, entries, changers, tuned))
+        return found
+
+    def gap_answers(self) -> list[str]:
+        """Whether changing in training beats tuned schedules, in sentences (plain text), one a group."""
+        told: dict[str, list[str]] = {}
+        for gap in self.gaps:
+            found = answers(gap)
+            if not found:
+                continue
+            winners = [a.changer for a in found if a.beats]
+            lost, near = sum(a.beaten for a in found), max(found, key=lambda a: (a.margin, a.low))
+            text = f"With {gap.budget:g} trainings "
+            if winners:
+                beat = "beats" if len(winners) == 1 else "beat"
+                text += f"{listed(' on '.join(w) for w in winners)} {beat} every tuned schedule"
+            elif lost == len(found):
+                text += f"nothing that changes in training does: tuned schedules beat each of {lost}"
+            else:
+                text += f"nothing that changes in training clearly does: {lost} of {len(found)} are beaten"
+            side = "higher" if near.margin > 0 else "lower"
+            text += (
+                f"; the best tuned is {' on '.join(near.by)}, the nearest to it {' on '.join(near.changer)}, "
+                f"whose share of the log gap is {number(abs(near.margin), 2)} {side} "
+                f"({number(near.low, 2)} to {number(near.high, 2)})"
+            )
+            told.setdefault(gap.group.name, []).append(text)
+        return [f"{group}: {'. '.join(texts)}." for group, texts in told.items()]
 
     def shares(self) -> pd.DataFrame:
         """Mean over objectives of the share of runs that reach the best 10, 1 and .1 % of random
@@ -746,6 +809,28 @@ def _dials(figures: dict[str, str]) -> list[str]:
     ]
 
 
+GAPS = (
+    "The share of the gap, on a log scale, between the best constant configuration (0) and the best sequence "
+    "of hyperparameters (1) that runs close; median and 95 % interval over runs, an arrow where it lies "
+    "further to the left. Hollow: the schedule's hyperparameters tuned beforehand, in the same total budget; "
+    "full: changed in training, on top of the schedule where that is not constant. The best sequence is a "
+    "bound, not a competitor. To beat every tuned schedule, the 95 % interval of the difference over the "
+    "same seeds must lie above 0 against each; to be beaten, below 0 against one, corrected for their "
+    "number."
+)
+
+
+def _gaps(page: Page, figures: dict[str, str]) -> list[str]:
+    if "gaps" not in figures:
+        return []
+    return [
+        '<h2 id="gaps">Does changing hyperparameters in training beat a tuned schedule?</h2>',
+        _list(_e(s) for s in page.gap_answers()),
+        _prose(_e(GAPS), kind="small"),
+        f"<figure>{figures['gaps']}</figure>",
+    ]
+
+
 def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
     out = [
         '<h2 id="objectives">Objective by objective</h2>',
@@ -858,7 +943,7 @@ def render_html(
     page: Page, figures: dict[str, str], clocks: dict[str, str], pictures: dict[str, tuple[str, str]]
 ) -> str:
     """The whole page; nothing outside it is needed."""
-    body = [*_answer(page, figures), *_dials(figures), *_objectives(page, figures)]
+    body = [*_answer(page, figures), *_dials(figures), *_gaps(page, figures), *_objectives(page, figures)]
     body = "".join([*body, *_clock(page, clocks, pictures), *_origins(page)])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -930,6 +1015,9 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
         out += ["![Full trainings until near-optimal](figures/headline.svg)", ""]
     if "dials" in figures:
         out += ["## What each dial decides", "", DIALS, "", "![Dials](figures/dials.svg)", ""]
+    if "gaps" in figures:
+        out += ["## Does changing hyperparameters in training beat a tuned schedule?", ""]
+        out += [*(f"- {s}" for s in page.gap_answers()), "", GAPS, "", "![Gaps](figures/gaps.svg)", ""]
     for objective in page.objectives:
         out += [f"## {objective}", "", page.meaning(objective), ""]
         if objective in figures:
@@ -965,6 +1053,8 @@ def build(folder: str | Path) -> Path:
         **{f"{label}.run": text for label, (_, text) in pictures.items()},
     }.items():
         _write(root / "figures" / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
+    if page.gaps:
+        _write(root / "gaps.csv", gap_table(page.gaps).to_csv(index=False))
     _write(root / "report.md", render_markdown(page, figures))
     _write(root / "report.html", render_html(page, figures, clocks, pictures))
     return root / "report.html"

@@ -263,7 +263,7 @@ class Work:
     reason: str = ""
     describe: dict[str, str] | None = None
     anytime: bool = False
-    stops: bool = False
+    needs: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
 
@@ -285,7 +285,7 @@ def work(cell: Cell) -> Work:
     try:
         applicable(top, objective)
     except NotApplicable as error:
-        return Work((), str(error))
+        return Work((), str(error), needs=top.needs)
     planned = list(cell.budgets)
     # What lost jobs leave unspent depends on the budget, so such a run is the beginning of no other.
     anytime = bool(top.anytime) and not cell.cluster.drop
@@ -297,7 +297,7 @@ def work(cell: Cell) -> Work:
         warnings += said
         todo += [(budget, r) for r in ranges]
     say = {f"{b:g}": _say(s) for b, s in made.items()}
-    return Work(tuple(todo), "", say, anytime, "stop" in top.needs, tuple(warnings))
+    return Work(tuple(todo), "", say, anytime, top.needs, tuple(warnings))
 
 
 def _say(strategy: Any) -> str:
@@ -323,7 +323,7 @@ def run_cell(
         "versions": versions(), "device": device(),
     }  # fmt: skip
     # What the traces that are there must be read with, should this run fail before it is known again.
-    told = ("max_epoch", "fidelity", "scale", "anytime", "describe", "fair_note")
+    told = ("max_epoch", "fidelity", "scale", "anytime", "needs", "describe", "fair_note")
     record |= {k: before[k] for k in told if before.get(k) is not None}
     compile_s = run_s = 0.0
     warnings: list[str] = []
@@ -332,9 +332,9 @@ def run_cell(
         record |= {k: getattr(objective, k) for k in ("max_epoch", "fidelity", "scale")}
         wanted = work(cell)
         warnings += wanted.warnings
-        record["anytime"] = wanted.anytime
+        record |= {"anytime": wanted.anytime, "needs": sorted(wanted.needs)}
         record["describe"] = {**(before.get("describe") or {}), **(wanted.describe or {})}
-        if wanted.stops and objective.max_epoch == 1:
+        if "stop" in wanted.needs and objective.max_epoch == 1:
             record["fair_note"] = "a formula has one epoch and nothing to stop: this is its first rung only"
         if not wanted.todo:  # nothing is run by these versions
             record |= {k: before[k] for k in ("versions", "device") if k in before}

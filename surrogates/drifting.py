@@ -49,7 +49,7 @@ DIVERGED = 1e3  # times the loss of fresh weights
 SECONDS = 1.0  # simulated, of an epoch
 UNIFORMS = 14  # that draw a group
 SHAPES = ("constant", "cosine", "linear", "step", "power")
-POPULATION, GENERATIONS = 48, 150  # of the search for the best schedule
+POPULATION, GENERATIONS = 128, 400  # of the search for the best schedule; of steps within 5 % or so
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -114,10 +114,10 @@ class Drifting:
     """SGD whose best rates move by `drift` e-folds (their standard deviation over the training); at 0 they
     stay, and the best constant configuration is the best sequence.
 
-    `groups` of weights with a learning rate each, all of which may change during training · `schedule`: one of
-    SHAPES · `max_epoch`: at least LEAST_EPOCHS · `noise`: relative standard deviation of the told loss, drawn anew each epoch. The
-    checkpoint is E theta^2 of every mode, f64[groups, 2], as a share of its first value; infinite once the
-    loss has passed DIVERGED."""
+    `groups` of weights with a learning rate each, all of which may change during training · `schedule`: one
+    of SHAPES · `max_epoch`: at least LEAST_EPOCHS · `noise`: relative standard deviation of the told loss,
+    drawn anew each epoch. The checkpoint is E theta^2 of every mode, f64[groups, 2], as a share of its first
+    value; infinite once the loss has passed DIVERGED."""
 
     name: str = "drifting"
     groups: int = 2

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from bench.space import Float, check_whole
+from bench.space import Float
 
 SCHEDULES = ("constant", "cosine", "linear", "step", "power", "piecewise")
 
