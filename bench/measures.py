@@ -411,7 +411,7 @@ def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
     return whole, friedman(table.reshape(len(panel.objectives), len(whole)))
 
 
-def efficiency(panel: Panel, baseline: str = "random", points: int = 60) -> pd.DataFrame:
+def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.DataFrame:
     """Relative to one strategy. Factor of trainings that each label needs of the baseline's on each
     objective, and ("all") over families: label, objective, factor, low, high, reason."""
     rows = []
@@ -425,7 +425,8 @@ def efficiency(panel: Panel, baseline: str = "random", points: int = 60) -> pd.D
                 continue
             top = min(one.largest, two.largest)
             grid = np.geomspace(min(1.0, top), top, points)
-            found = log_efficiency_interval(_best_so_far(one, grid), _best_so_far(two, grid), grid)
+            curves = _best_so_far(one, grid), _best_so_far(two, grid)
+            found = log_efficiency_interval(curves[0], curves[1], grid, draws)
             logs.append(found.value)
             families.append(objective)
             rows.append(_factor(label, objective, found))

@@ -141,28 +141,30 @@ def log_efficiency(one: np.ndarray, two: np.ndarray, grid: np.ndarray) -> float:
     return float(sign * np.log(at_better / at_worse))
 
 
+def _medians(curves: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Lower median over runs of curves f64[runs, g]: f64[g], or f64[draws, g] of resamples' counts."""
+    order = np.argsort(curves, axis=0, kind="stable")
+    ordered = np.take_along_axis(curves, order, axis=0)
+    middle = (len(curves) + 1) // 2
+    if counts is None:
+        return ordered[middle - 1]
+    at = (np.cumsum(counts[:, order], axis=1) >= middle).argmax(1)  # [draws, runs, g] -> [draws, g]
+    return ordered[at, np.arange(curves.shape[1])]
+
+
 def log_efficiency_interval(one: np.ndarray, two: np.ndarray, grid: np.ndarray, draws: int = 400) -> Interval:
     """Log-efficiency of the median curves of runs f64[runs, g] with its 95 % percentile bootstrap interval
     over runs; of fewer than six runs no interval of a median exists."""
 
-    def median(curves, counts=None):
-        if counts is None:
-            return np.sort(curves, axis=0)[(len(curves) - 1) // 2]
-        order = np.argsort(curves, axis=0)
-        weight = np.cumsum(counts[order], axis=0)
-        at = (weight >= (len(curves) + 1) // 2).argmax(0)
-        return curves[order[at, np.arange(curves.shape[1])], np.arange(curves.shape[1])]
-
-    value = log_efficiency(median(one), median(two), grid)
+    value = log_efficiency(_medians(one), _medians(two), grid)
     units = min(len(one), len(two))
     if units < 6:
         return Interval(
             value, np.nan, np.nan, units, "fewer than 6 runs: no 95 % interval of a median exists"
         )
-    first, second = resamples(len(one), draws, 1), resamples(len(two), draws, 2)
-    drawn = np.array([
-        log_efficiency(median(one, a), median(two, b), grid) for a, b in zip(first, second, strict=True)
-    ])  # fmt: skip
+    first = _medians(one, resamples(len(one), draws, 1))
+    second = _medians(two, resamples(len(two), draws, 2))
+    drawn = np.array([log_efficiency(a, b, grid) for a, b in zip(first, second, strict=True)])
     drawn = np.sort(drawn[~np.isnan(drawn)])
     if len(drawn) < draws // 2:
         return Interval(value, np.nan, np.nan, units, "in most resamples one side has nothing")

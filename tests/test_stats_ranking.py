@@ -17,7 +17,13 @@ def test_friedman_and_nemenyi():
     theirs = scipy_stats.friedmanchisquare(*table().T)
     assert (found.chi2, found.p) == pytest.approx((theirs.statistic, theirs.pvalue))
     assert found.chi2_plain == pytest.approx(11.68) and found.chi2 > 1.2 * found.chi2_plain  # ties
-    stored = [1.0, 1.0, 0.9281849208997692, 0.5617225250975592, 0.031829497227632175]  # scikit-posthocs 0.11
+    stored = [
+        1.0,
+        1.0,
+        0.9281849208997692,
+        0.5617225250975592,
+        0.031829497227632175,
+    ]  # scikit-posthocs 0.17.1
     assert found.pairs[0] == pytest.approx(stored, abs=1e-6)
     assert found.ranks == pytest.approx(scipy_stats.rankdata(table(), axis=1).mean(0))
     # Demsar 2006, table 5: q = 2.728 for five strategies.

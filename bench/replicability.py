@@ -1,0 +1,84 @@
+"""How often a comparison of a usual size names the wrong winner: a large experiment, subsampled.
+
+The large experiment stands for the truth: the strategy with the smallest mean gap left, families of
+objectives counting the same. Smaller ones are drawn from it without replacement, as a paper draws tasks and
+seeds, the same for all strategies, and each names a winner in two ways: whoever has the smallest mean, and,
+more careful, only if its lead over every other has p <= .05 over the tasks (Student's t of the differences
+of task means, the usual practice; an intersection-union test, so the number of strategies needs no
+correction)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from bench.measures import Panel
+
+SEEDS, TASKS, DRAWS = (5, 10, 20, 30), (5, 10, 20, 35), 1000
+
+
+def cube_of(panel: Panel) -> tuple[np.ndarray, list[str], list[str]]:
+    """(gap left f64[labels, objectives, seeds] at the largest budget, labels, objectives) of the labels that
+    every objective has; the seeds that all cells have. Raises ValueError where fewer than two labels,
+    objectives or seeds are left."""
+    labels = [v for v in panel.labels if all((o, v) in panel.cells for o in panel.objectives)]
+    items = {(o, v): panel.cells[o, v] for o in panel.objectives for v in labels}
+    scores = {key: item.scores[item.largest] for key, item in items.items()}
+    seeds: np.ndarray | None = None
+    for s in scores.values():
+        seeds = s.runs.seeds if seeds is None else np.intersect1d(seeds, s.runs.seeds)
+    count = 0 if seeds is None else len(seeds)
+    if seeds is None or min(len(labels), len(panel.objectives), count) < 2:
+        raise ValueError(
+            "replicability needs two strategies that every objective has, two objectives and two seeds, got "
+            f"{len(labels)}, {len(panel.objectives)} and {count}"
+        )
+    values = [
+        [
+            s.gap_left(s.true[:, -1])[np.isin(s.runs.seeds, seeds)]
+            for s in (scores[o, v] for o in panel.objectives)
+        ]
+        for v in labels
+    ]
+    return np.array(values), labels, panel.objectives
+
+
+def wrong_winners(
+    values: np.ndarray,
+    seeds: Sequence[int] = SEEDS,
+    tasks: Sequence[int] = TASKS,
+    draws: int = DRAWS,
+) -> pd.DataFrame:
+    """A row for each size that values f64[labels, objectives, seeds] allow: seeds, tasks, wrong (share of
+    the experiments whose smallest mean is not the true winner's), loss (by how much the named one is worse
+    in truth, mean), declared (share that are sure), declared_wrong (share of all that are sure and
+    wrong)."""
+    _, objectives, runs = values.shape
+    truth = values.mean((1, 2))
+    winner, rng, rows = int(truth.argmin()), np.random.default_rng(0), []
+    for t in tasks:
+        for n in seeds:
+            if t > objectives or n > runs:
+                continue
+            named, sure = np.empty(draws, np.int64), np.empty(draws, bool)
+            for d in range(draws):
+                chosen = rng.permutation(objectives)[:t]
+                columns = rng.permutation(runs)[:n]
+                means = values[:, chosen][:, :, columns].mean(2)
+                first = int(means.mean(1).argmin())
+                apart = np.delete(means - means[first], first, axis=0)
+                error = apart.std(1, ddof=1) / np.sqrt(t)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    nearest = np.where(error > 0, apart.mean(1) / error, np.inf * (apart.mean(1) > 0)).min()
+                named[d] = first
+                sure[d] = 2 * special.stdtr(t - 1, -nearest) <= 0.05
+            wrong = named != winner
+            rows.append({
+                "tasks": t, "seeds": n, "wrong": wrong.mean(), "loss": (truth[named] - truth[winner]).mean(),
+                "declared": sure.mean(), "declared_wrong": (sure & wrong).mean(), "draws": draws,
+            })  # fmt: skip
+    columns = ["tasks", "seeds", "wrong", "loss", "declared", "declared_wrong", "draws"]
+    return pd.DataFrame(rows, columns=pd.Index(columns))

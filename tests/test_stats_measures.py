@@ -1,0 +1,160 @@
+"""Measures over folders made here, where it is known who wins; the importer, replicability."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import measures, metrics, replicability
+from bench.inference import ALIKE, OPEN
+from nearopt.commands import replicability as command
+from nearopt.importer import BORROWED, import_traces
+
+
+def published(methods, tasks=4, seeds=12, evaluations=32, rng=None):
+    """Traces as others publish them: method i's losses are the best of i + 1 draws from a law of the task."""
+    rng = rng or np.random.default_rng(0)
+    rows = []
+    for t in range(tasks):
+        for name, strength in methods.items():
+            for seed in range(seeds):
+                loss = t + rng.random((evaluations, strength)).min(1)
+                rows += [(f"task{t}/v1", seed, name, e + 1, v) for e, v in enumerate(loss)]
+    return pd.DataFrame(rows, columns=["task", "seed", "method", "evaluation", "loss"])
+
+
+def known(tasks=4):
+    """The law's optimum and random losses of each task."""
+    return {f"task{t}/v1": (float(t), t + (np.arange(20000) + 0.5) / 20000) for t in range(tasks)}
+
+
+def shown(folder):
+    results = metrics.load_folder(folder)
+    scored, _, warnings = metrics.evaluate(results)
+    assert not warnings
+    names = [sorted({getattr(c, kind) for c in results.cells}) for kind in ("objective", "label")]
+    return measures.panel(scored, *names)
+
+
+@pytest.mark.parametrize("strategies", [2, 3, 10])
+def test_every_measure_points_at_the_known_winner(tmp_path, strategies):
+    methods = {f"m{i}": {2: 16, 3: 4, 10: 2}[strategies] ** i for i in range(strategies)}
+    panel = shown(import_traces(published(methods, 3), tmp_path / "x", references=known()))
+    best, worst, at = f"m{strategies - 1}", "m0", "budget == 32"
+    last = measures.leaders(panel).query(at)
+    assert len(last) == 3 and (strategies > 3 or (last["first"] == best).all())
+    assert (last["difference"] <= 0).all()
+    general = measures.general_leaders(panel).query(at).iloc[0]
+    assert general["first"] == best and general["families"] == 3
+    ranks = measures.rank_over_budget(panel).query(at).set_index("label")["rank"]
+    assert ranks.idxmin() == best and ranks.idxmax() == worst
+    wins = measures.wins(panel)
+    order = panel.labels.index(best), panel.labels.index(worst)
+    assert wins.value[order] > 0.85 and wins.low[order] > 0.5 and wins.value[order[::-1]] < 0.15
+    labels, test = measures.rank_test(panel)
+    assert labels[int(test.ranks.argmin())] == best and test.objectives == 3
+    middle = measures.middle_halves(panel).set_index("label")["iqm"]
+    assert middle.idxmin() == best and middle.idxmax() == worst
+    shares = measures.runtime_distribution(panel).groupby("label")["share"].mean()
+    assert shares.idxmax() == best and shares.idxmin() == worst
+    times = measures.times(panel).query("target == 'p=0.01'").groupby("label")
+    assert times["ert"].mean().idxmin() == best and times["restricted_mean"].mean().idxmin() == best
+    factors = measures.efficiency(panel, worst).query("objective == 'all'").set_index("label")["factor"]
+    assert factors[best] < 0.6 and (strategies > 3 or factors.idxmin() == best)
+    against = measures.against_leader(panel, panel.objectives[0]).set_index("label")
+    assert against.loc[worst, "answer"] == "worse" and against.loc[worst, "time_difference"] > 0
+
+
+def test_absolute_measures_do_not_depend_on_who_takes_part(tmp_path):
+    frame = published({"good": 8, "random": 1, "other": 3})
+    whole = shown(import_traces(frame, tmp_path / "a", references=known()))
+    fewer = shown(import_traces(frame[frame["method"] != "other"], tmp_path / "b", references=known()))
+    for measure in (measures.times, measures.middle_halves, measures.tuned_too_far,
+                    measures.runtime_distribution, measures.gaps_over_budget):  # fmt: skip
+        one, two = measure(whole), measure(fewer)
+        pd.testing.assert_frame_equal(one[one["label"] != "other"].reset_index(drop=True), two)
+
+
+def test_imported_traces_by_hand(tmp_path):
+    """Three evaluations; the second of seed 1 is left out, as where only improvements are published."""
+    rows = [("t", 0, "a", 1, 5.0), ("t", 0, "a", 2, 3.0), ("t", 0, "a", 3, 4.0), ("t", 1, "a", 1, 6.0),
+            ("t", 1, "a", 3, 1.0)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["task", "seed", "method", "evaluation", "loss"])
+    panel = shown(import_traces(frame, tmp_path / "x", references={"t": (0.0, [0, 5, 10])}, budgets=[2, 3]))
+    s = panel.cells["t", "a"].scores[3.0]
+    assert s.true.tolist() == [[5, 3, 3], [6, 6, 1]] and s.runs.spent.tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert panel.cells["t", "a"].scores[2.0].regret.tolist() == [3, 6]
+    turned = frame.assign(loss=-frame["loss"])
+    again = shown(import_traces(turned, tmp_path / "y", maximize=True, references={"t": (0.0, [0, 5, 10])}))
+    assert again.cells["t", "a"].scores[3.0].true.tolist() == s.true.tolist()
+    borrowed = import_traces(frame, tmp_path / "z")
+    assert json.loads((borrowed / "t" / "a" / "cell.json").read_text())["fair_note"] == BORROWED
+    assert metrics.load_folder(borrowed).references["t"]["optimum_static"].tolist() == [1.0]
+
+
+def test_imports_that_cannot_be_read_say_why(tmp_path):
+    frame = published({"a": 1}, tasks=1, seeds=2, evaluations=3)
+    for bad, words in (
+        (frame.drop(columns="loss"), "loss is not there"),
+        (pd.concat([frame, frame[:1]]), "there twice"),
+        (frame.assign(evaluation=frame["evaluation"] + 0.5), "whole numbers"),
+        (frame[:-1], "end after 2 to 3"),
+        (pd.concat([frame, frame.assign(method="a/"), frame.assign(method="a_")]), "two methods differ"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            import_traces(bad, tmp_path / "x")
+    import_traces(frame, tmp_path / "x")
+    with pytest.raises(ValueError, match="not empty"):
+        import_traces(frame, tmp_path / "x")
+
+
+def test_from_one_objective_one_strategy_one_seed(tmp_path):
+    one = shown(import_traces(published({"a": 2}, 1, 1), tmp_path / "x", references=known()))
+    assert (measures.leaders(one)["answer"] == OPEN).all()
+    assert "nothing to compare" in measures.leaders(one)["reason"].iloc[0]
+    assert len(measures.rank_over_budget(one)) == 0 and measures.rank_test(one)[1].reason
+    two = shown(import_traces(published({"a": 2, "b": 1}, 1, 1), tmp_path / "y", references=known()))
+    assert "one run a side" in measures.leaders(two)["reason"].iloc[-1]
+    assert "one family" in measures.general_leaders(two)["reason"].iloc[-1]
+    assert np.isnan(measures.against_leader(two, two.objectives[0])["p"]).all()
+    assert measures.variance(two)["reason"].str.len().gt(0).any()
+
+
+def test_practically_equal_is_an_answer(tmp_path):
+    frame = published({"a": 64, "b": 65}, seeds=64)
+    panel = shown(import_traces(frame, tmp_path / "x", references=known()))
+    last = measures.leaders(panel).groupby("objective").last()
+    assert (last["answer"] == ALIKE).all() and (last["high"] < 0.01).all()
+
+
+def test_variance_is_where_it_was_put(tmp_path):
+    # Strategies that differ much, tasks alike: the share of the strategy is far above the objective's.
+    panel = shown(import_traces(published({"a": 1, "b": 30}, 6, 20, 4), tmp_path / "x", references=known(6)))
+    share = measures.variance(panel).set_index("term")["share"]
+    assert share["strategy"] > 0.4 > 10 * share["objective"]
+
+
+def test_wrong_winners_against_a_law():
+    # Two strategies, tasks alike, differences normal with mean .3 and sd 1 a seed: one task of n seeds names
+    # the wrong one in P(N < -.3 sqrt(n)); drawing seeds without replacement from 4,000 changes little.
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.normal(0, 1, (6, 4000)) / np.sqrt(2), rng.normal(0.3, 1 / np.sqrt(2), (6, 4000))])
+    found = replicability.wrong_winners(values, seeds=(5,), tasks=(2,), draws=2000).iloc[0]
+    from scipy.special import ndtr
+
+    law = ndtr(-0.3 * np.sqrt(10))
+    assert abs(found["wrong"] - law) < 4 * np.sqrt(law * (1 - law) / 2000) + 0.02
+    assert found["declared_wrong"] <= found["declared"] and found["loss"] == pytest.approx(
+        0.3 * law, abs=0.03
+    )
+    assert not len(replicability.wrong_winners(values, seeds=(5000,)))
+
+
+def test_replicability_writes_what_it_prints(tmp_path, capsys):
+    import_traces(published({"a": 1, "b": 4}, 5, 12), tmp_path / "x", references=known(5))
+    assert command.main([str(tmp_path / "x")]) == 0
+    assert "b has the smallest mean gap left" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "x" / "replicability.csv")
+    assert set(zip(table["tasks"], table["seeds"], strict=True)) == {(5, 5), (5, 10)}
+    assert (table["wrong"] < 0.05).all() and "| 5 | 10 |" in (tmp_path / "x" / "replicability.md").read_text()
