@@ -2,7 +2,8 @@
 
 The rules are those of `bench.drive`, kept by the same `Cluster`: who may ask, what is charged, what a job may
 start from. That order is the only thing that chance decides, so a run is a function of its list of events:
-the same events again make the same jobs, which is how a study goes on after it was killed."""
+the same events again make the same jobs, which is how a study goes on after it was killed.
+"""
 
 from __future__ import annotations
 
