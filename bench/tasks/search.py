@@ -73,13 +73,14 @@ def _compile(objective: Any, lanes: int, chunk: int) -> Callable:
 def make_table(
     objective: Any,
     settings: Mapping[str, Any],
+    share: float = 1.0,
     random: int = 2048,
     better: int = 256,
     survivors: int = 64,
     repeats: int = 8,
     rounds: int = 3,
     finalists: int = 16,
-    final_repeats: int = 128,
+    final_repeats: int = 64,
 ) -> dict[str, Any]:
     """Samples and searches; the result is what `load` reads.
 
@@ -92,7 +93,12 @@ def make_table(
     trained with `repeats` fresh seeds and splits and ranked by their mean validation loss at the epoch where
     that is lowest. The best `finalists` are retrained with `final_repeats` fresh seeds and splits:
     configuration and epoch are chosen by the mean test loss on one half and valued on the other half.
+
+    `share` takes as much of the counts of configurations, where a training is dear; repeats stay.
     """
+    random, better, survivors, finalists = (
+        max(round(share * count), 4) for count in (random, better, survivors, finalists)
+    )
     sizes = (random, better, survivors, repeats, rounds, finalists, final_repeats)
     with jax.enable_x64(True):
         return _make_table(objective, settings, *sizes)
