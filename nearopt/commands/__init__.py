@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-COMMANDS = ("run", "list", "plan", "describe", "check", "reference", "report", "speed", "lr-finder")
+COMMANDS = ("run", "list", "plan", "describe", "check", "reference", "report", "speed", "lr-finder", "record")
 USAGE, INTERRUPTED = 2, 130
 
 
