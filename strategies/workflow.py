@@ -5,8 +5,8 @@ start from them) are those of the guides that this project tests; the model is `
 the driver before the first ask, for one epoch; its rate is told as the job (0, NONE, x, 0), which trains
 nothing. The guides' last step, one evaluation on test data, is no strategy's business.
 
-Departures: the stages' lengths follow the budget unless they are given; the random trials vary the axes that
-have a role other than `other` (all, where none has), the Bayesian ones vary every axis.
+Departures: the stages' lengths follow the budget unless they are given; what is important is what the space
+holds, unless roles are named, and the Bayesian trials vary every axis in any case.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class State(NamedTuple):
     """gp: the model's, in coordinates of the window · low, high f32[d]: the window in the cube, the whole of
     it until a finder narrows the learning rate's axis · hinted bool[] · best_loss f64[], best_trial i32[],
     best_x f32[d]: of the trials told.
-"""
+    """
 
     gp: gp.State
     low: Any
@@ -52,15 +52,15 @@ class Workflow:
     learning-rate finder's suggestion does to that axis: "narrow" it, "fix" it, or "none", which runs none ·
     width: of the narrowed axis, in decades, the suggestion in its middle · random: trials; null: six in ten
     of those after the default, 5 to 30 · bayesian: trials; null: all that are left · important: roles of
-    the axes that random trials vary · prior_trials: trials told before the first ask, which count towards the
-    default and the random ones."""
+    the axes that random trials vary (all, where no axis has one of them); null: all · prior_trials: trials
+    told before the first ask, which count towards the default and the random ones."""
 
     default: bool = True
     finder: str = "narrow"
     width: float = 1.0
     random: int | None = None
     bayesian: int | None = None
-    important: tuple[str, ...] = ("rate", "schedule", "batch", "regularisation", "architecture")
+    important: tuple[str, ...] | None = None
     prior_trials: int = 0
     cube: Cube = field(kw_only=True)
     max_epoch: int = field(kw_only=True)
@@ -76,8 +76,9 @@ class Workflow:
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 0)
         check_whole("prior_trials", self.prior_trials, 0)
-        object.__setattr__(self, "important", tuple(self.important))
-        unknown = [role for role in self.important if role not in ROLES]
+        if self.important is not None:
+            object.__setattr__(self, "important", tuple(self.important))
+        unknown = [role for role in self.important or () if role not in ROLES]
         if unknown:
             raise ValueError(f"important must be roles out of {', '.join(ROLES)}, got {unknown[0]!r}")
         if not (math.isfinite(self.budget) and self.budget + 1e-9 >= 1.0):
@@ -134,7 +135,7 @@ class Workflow:
     def init(self, key: jax.Array) -> State:
         """The design of the random trials, in which axes that are not important have their default."""
         cube, inner = self.cube, self._gp.init(key)
-        roles = jnp.array([ROLES.index(role) for role in self.important], jnp.int32)
+        roles = jnp.array([ROLES.index(role) for role in self.important or ROLES], jnp.int32)
         chosen = cube.mask & jnp.any(jnp.asarray(cube.role)[:, None] == roles[None, :], -1)
         chosen = jnp.where(jnp.any(chosen), chosen, cube.mask)
         default = jnp.asarray(cube.default, jnp.float32)
