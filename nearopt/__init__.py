@@ -25,7 +25,7 @@ _WHERE = {
     "load": "nearopt.results",
     "tune": "nearopt.study",
     "StudyStopped": "nearopt.study",
-    "preflight": "nearopt.preflight",
+    "preflight": "nearopt.first_call",
     "kfold": "nearopt.forms",
 }
 
