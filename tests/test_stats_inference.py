@@ -22,6 +22,12 @@ def test_the_same_strategy_is_declared_different_in_5_percent(runs):
     assert ((found.p <= 0.05) == ((found.low > 0) | (found.high < 0))).all()
 
 
+def test_the_interval_excludes_zero_exactly_where_p_is_5_percent():
+    p, critical = inference._from_permutations(np.arange(20.0, 0, -1)[None])  # what was seen is the largest
+    assert p[0] == 0.05 and 19 <= critical[0] < 19.01
+    assert inference._from_permutations(np.ones((1, 20)))[0] == 1
+
+
 def test_pairs_and_unequal_numbers_calibrate_too():
     rng = np.random.default_rng(1)
     shared = rng.normal(0, 3, (1000, 20))

@@ -128,6 +128,17 @@ def test_practically_equal_is_an_answer(tmp_path):
     assert (last["answer"] == ALIKE).all() and (last["high"] < 0.01).all()
 
 
+def test_a_plan_counts_from_its_budget_on_only(tmp_path):
+    folder = import_traces(
+        published({"a": 1, "b": 4}, 1), tmp_path / "x", references=known(), budgets=[8, 32]
+    )
+    cell = folder / "task0_v1" / "b" / "cell.json"
+    cell.write_text(json.dumps(json.loads(cell.read_text()) | {"anytime": False, "budgets": [32]}))
+    panel = shown(folder)
+    found = {b: set(panel.at("task0_v1", i)) for i, b in enumerate(panel.budgets)}
+    assert found[8.0] == {"a"} and found[32.0] == {"a", "b"}
+
+
 def test_variance_is_where_it_was_put(tmp_path):
     # Strategies that differ much, tasks alike: the share of the strategy is far above the objective's.
     panel = shown(import_traces(published({"a": 1, "b": 30}, 6, 20, 4), tmp_path / "x", references=known(6)))

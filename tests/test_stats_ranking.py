@@ -91,6 +91,12 @@ def test_the_known_winner_leads(strategies):
     assert np.isnan(ranking.surely_first([values[0]], False, np.inf)[2])
 
 
+def test_the_leader_must_beat_all_others():
+    rng = np.random.default_rng(0)
+    close = [rng.normal(0, 1, 20), rng.normal(0.05, 1, 20), rng.normal(9, 1, 20)]
+    assert ranking.surely_first(close, False, np.inf)[2] > 0.05
+
+
 def test_who_leads_among_equals_is_rarely_sure():
     # Ten times the same law, 400 experiments, seed 1: the choice of the first is paid for.
     rng = np.random.default_rng(1)
