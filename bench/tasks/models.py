@@ -364,12 +364,13 @@ class Transformer:
         wide, scale = _mask(4 * self.width, 4 * active), _he(active, 1.0)
 
         def block(number: int, old: Attention) -> Attention:
-            there = scale * (number < depth).astype(jnp.float32)
+            gain = mask * (number < depth).astype(jnp.float32)
+            rows = (scale * gain)[:, None]
             return old._replace(
-                gain=mask,
-                joint=old.joint * (mask[:, None] * jnp.tile(mask, 3) * there),
-                second_gain=mask,
-                up=old.up * (mask[:, None] * wide * there * jnp.float32(math.sqrt(2.0))),
+                gain=gain,
+                joint=old.joint * (rows * jnp.tile(mask, 3)),
+                second_gain=gain,
+                up=old.up * (rows * wide * jnp.float32(math.sqrt(2.0))),
             )
 
         return TransformerParams(
