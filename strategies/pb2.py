@@ -12,7 +12,7 @@ the same round are told to the process without a value, so that they spread.
 Where paper and released code differ: the bound is the paper's, with the standard deviation, which has the
 mean's unit, where the code adds the variance; beta = .2 log(.4 n) after n observations is the code's, since
 the paper's holds for constants that nobody knows. Departures: x is in the unit cube, log axes on their log
-scale; length, forget and noise climb the marginal likelihood by a step a copy on a lattice of powers of two;
+scale; length, forget and noise climb the marginal likelihood by a step a round on a lattice of powers of two;
 the last `rows` observations count, of the same population. Continuous axes that may change are the process's,
 the others explore as in `pbt` (the paper's own treatment of choices came later, as PB2-Mix), and so do all
 before the process has two observations. A loss that is not finite counts as the worst change known.
@@ -49,14 +49,15 @@ class Table(NamedTuple):
 
 class State(NamedTuple):
     """population: PBT's state · before f64[trials]: loss that a trial's running slice began with, nan if none
-    · table · seen, copied i32[]: observations and copies so far · theta f64[3]: log of length, rate and
-    noise."""
+    · table · seen, copied i32[]: observations and copies so far · fitted f64[]: round of the last fit · theta
+    f64[3]: log of length, rate and noise."""
 
     population: Any
     before: Any
     table: Any
     seen: Any
     copied: Any
+    fitted: Any
     theta: Any
 
 
@@ -94,6 +95,20 @@ def likelihood(table: Table, y: jax.Array, used: jax.Array, theta: jax.Array) ->
     """Log marginal likelihood f64[] of standardised y f64[n], but for a constant."""
     root, log = inverse_of(table, used, theta)
     return 0.5 * log - 0.5 * jnp.sum((root @ y) ** 2)
+
+
+def _where_needed(needed: jax.Array, function: Any, data: Any, otherwise: Any) -> Any:
+    """function(data) where needed bool[], else `otherwise`, of the same structure.
+
+    Under vmap a loop's body runs only where some lane needs it, which a choice's does not. What does not
+    change in a loop is moved out of it, and would run all the same: so the data pass through a choice that
+    only a turn of the loop decides."""
+
+    def body(carry):
+        going = carry[0]
+        return jnp.bool_(False), function(jax.tree.map(lambda a: jnp.where(going, a, 0), data))
+
+    return jax.lax.while_loop(lambda carry: carry[0], body, (needed, otherwise))[1]
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,7 @@ class PB2:
             ),
             seen=jnp.int32(0),
             copied=jnp.int32(0),
+            fitted=jnp.float64(-1.0),
             theta=jnp.log(jnp.array(FIRST, jnp.float64)),
         )
 
@@ -185,16 +201,18 @@ class PB2:
         observed = jnp.arange(self.rows) < self._kept
         enough = jnp.sum(observed & (state.table.owner == owner)) >= 2
 
-        # Under vmap a loop's body runs only where some lane needs it, which a choice's does not.
-        def body(carry):
-            _, _, theta = carry
-            x, theta = self._propose(key, state.table, owner, t, theta)
-            return jnp.bool_(False), x, theta
-
-        _, proposed, theta = jax.lax.while_loop(
-            lambda carry: carry[0], body, (copy & enough, jnp.zeros_like(job.x), state.theta)
+        proposing = copy & enough
+        fitting = proposing & (t != state.fitted)
+        (theta,) = _where_needed(
+            fitting, lambda data: (self._fit(data, owner, state.theta),), state.table, (state.theta,)
         )
-        x = jnp.where(copy & enough & self._axes, proposed, job.x)
+        (proposed,) = _where_needed(
+            proposing,
+            lambda data: (self._propose(data[0], data[1], owner, t, theta),),
+            (jax.random.key_data(key), state.table),
+            (jnp.zeros_like(job.x),),
+        )
+        x = jnp.where(proposing & self._axes, proposed, job.x)
         before = population.score[job.source - self._owner(job.source)]
         row = jnp.where(job.trial == NONE, n, job.trial)
         slot = jnp.where(copy, self._kept + state.copied % max(self._pbt.copies, 1), self.rows)
@@ -204,6 +222,7 @@ class PB2:
             table=self._put(state.table, slot, x, t, jnp.float64(0.0), owner),
             seen=state.seen,
             copied=state.copied + copy.astype(jnp.int32),
+            fitted=jnp.where(fitting, t, state.fitted),
             theta=theta,
         )
 
@@ -224,18 +243,25 @@ class PB2:
         x = jnp.where(self._axes, x, 0.0).astype(jnp.float64)
         return Table(*(a.at[row].set(b, mode="drop") for a, b in zip(table, (x, t, y, owner), strict=True)))
 
-    def _propose(self, key: jax.Array, table: Table, owner: Any, t: Any, theta: Any):
-        """The point f32[d] of the highest bound in round t, and the next theta."""
-        observed = jnp.arange(self.rows) < self._kept
-        told = observed & (table.owner == owner)
-        running = ~observed & (table.owner == owner) & (table.t == t)
-        y = standardise(table.y, told)
+    def _told(self, table: Table, owner: Any) -> jax.Array:
+        """bool[rows]: this population's observations."""
+        return (jnp.arange(self.rows) < self._kept) & (table.owner == owner)
 
-        # A step of the lattice along one axis, or none.
+    def _fit(self, table: Table, owner: Any, theta: Any) -> jax.Array:
+        """theta f64[3] after a step of the lattice along one axis, or none, that makes the observations
+        likeliest."""
+        told = self._told(table, owner)
+        y = standardise(table.y, told)
         step = jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3), -jnp.eye(3)]) * math.log(2.0)
         near = jnp.clip(theta + step.astype(jnp.float64), jnp.log(jnp.array(LEAST)), jnp.log(jnp.array(MOST)))
-        theta = near[jnp.argmax(jax.lax.map(lambda each: likelihood(table, y, told, each), near))]
+        return near[jnp.argmax(jax.lax.map(lambda each: likelihood(table, y, told, each), near))]
 
+    def _propose(self, words: Any, table: Table, owner: Any, t: Any, theta: Any) -> jax.Array:
+        """The point f32[d] of the highest bound in round t; words u32[2]: of the key."""
+        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+        told = self._told(table, owner)
+        running = (jnp.arange(self.rows) >= self._kept) & (table.owner == owner) & (table.t == t)
+        y = standardise(table.y, told)
         # The mean is that of the told rows alone, the variance that of the running ones too: with values
         # equal to their means they would have no weight.
         # One after the other: two factorisations at once can wait for each other's threads for ever.
@@ -257,7 +283,7 @@ class PB2:
         # Beyond an end is the end: a bound is often highest there.
         close = best + REACH * jax.scipy.special.ndtri(jnp.clip(u[CANDIDATES:], 1e-6, 1 - 1e-6))
         close = jnp.where(self._axes, jnp.clip(close.astype(jnp.float64), 0.0, 1.0), 0.0).at[0].set(best)
-        return close[jnp.argmax(bound(close))].astype(jnp.float32), theta
+        return close[jnp.argmax(bound(close))].astype(jnp.float32)
 
     def describe(self) -> str:
         """One line: what the budget means."""
