@@ -97,6 +97,10 @@ def likelihood(table: Table, y: jax.Array, used: jax.Array, theta: jax.Array) ->
     return 0.5 * log - 0.5 * jnp.sum((root @ y) ** 2)
 
 
+def _key(words: jax.Array) -> jax.Array:
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
 def _where_needed(needed: jax.Array, function: Any, data: Any, otherwise: Any) -> Any:
     """function(data) where needed bool[], else `otherwise`, of the same structure.
 
@@ -208,7 +212,7 @@ class PB2:
         )
         (proposed,) = _where_needed(
             proposing,
-            lambda data: (self._propose(data[0], data[1], owner, t, theta),),
+            lambda data: (self._propose(_key(data[0]), data[1], owner, t, theta),),
             (jax.random.key_data(key), state.table),
             (jnp.zeros_like(job.x),),
         )
@@ -256,9 +260,8 @@ class PB2:
         near = jnp.clip(theta + step.astype(jnp.float64), jnp.log(jnp.array(LEAST)), jnp.log(jnp.array(MOST)))
         return near[jnp.argmax(jax.lax.map(lambda each: likelihood(table, y, told, each), near))]
 
-    def _propose(self, words: Any, table: Table, owner: Any, t: Any, theta: Any) -> jax.Array:
-        """The point f32[d] of the highest bound in round t; words u32[2]: of the key."""
-        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    def _propose(self, key: jax.Array, table: Table, owner: Any, t: Any, theta: Any) -> jax.Array:
+        """The point f32[d] of the highest bound in round t."""
         told = self._told(table, owner)
         running = (jnp.arange(self.rows) >= self._kept) & (table.owner == owner) & (table.t == t)
         y = standardise(table.y, told)

@@ -58,7 +58,8 @@ def test_the_bound_of_its_choice_is_the_highest_by_dense_formulas():
     assert abs(y[told].mean()) < 1e-12 and abs(y[told].std() - 1) < 1e-12 and not y[~told].any()
     assert y[1] == y[told].min()
     propose = jax.jit(strategy._propose)
-    x, after = propose(jax.random.key(0), table, jnp.int32(0), jnp.float64(5.0), jnp.asarray(theta))
+    after = jax.jit(strategy._fit)(table, jnp.int32(0), jnp.asarray(theta))
+    x = propose(jax.random.key(0), table, jnp.int32(0), jnp.float64(5.0), after)
     z, t = np.array(table.x), np.array(table.t)
 
     def exact(theta):
@@ -96,14 +97,14 @@ def test_a_copy_under_way_drives_the_next_away():
     theta, table = jnp.log(jnp.array([0.02, 0.1, 0.002])), filled(strategy, told=4, running=0)
     table = table._replace(y=jnp.ones_like(table.y))
     key, owner, t = jax.random.key(1), jnp.int32(0), jnp.float64(5.0)
-    first, _ = propose(key, table, owner, t, theta)
+    first = propose(key, table, owner, t, theta)
     row = strategy._kept
     taken = table._replace(
         x=table.x.at[row, 0].set(float(first[0])),
         t=table.t.at[row].set(5.0),
         owner=table.owner.at[row].set(0),
     )
-    second, _ = propose(key, taken, owner, t, theta)
+    second = propose(key, taken, owner, t, theta)
     assert abs(float(first[0] - second[0])) > 0.1
 
 
