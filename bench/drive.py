@@ -292,6 +292,15 @@ def hint_of_rates(space: Space, rates: Sequence[float] | np.ndarray) -> Hint:
     return Hint(x)
 
 
+def takes_prior(factory: Callable[..., Any]) -> bool:
+    """Whether a factory's strategies can be told trials made elsewhere."""
+    try:
+        inspect.signature(factory).bind_partial(prior_trials=1)
+    except TypeError:
+        return False
+    return True
+
+
 def with_prior(
     factory: Callable[..., Any], prior: Prior | None, lanes: int, max_epoch: int
 ) -> Callable[..., Any]:
@@ -302,12 +311,8 @@ def with_prior(
         return factory
     if len(prior.loss) != lanes:
         raise ValueError(f"the prior must have one row a seed, {lanes}, got {len(prior.loss)}")
-    try:
-        inspect.signature(factory).bind_partial(prior_trials=prior.trials)
-    except TypeError:
-        raise ValueError(
-            "this strategy cannot be told trials made elsewhere: it has no setting prior_trials"
-        ) from None
+    if not takes_prior(factory):
+        raise ValueError("this strategy cannot be told trials made elsewhere: it has no setting prior_trials")
     if (np.asarray(prior.until) != max_epoch).any():
         least = np.min(prior.until)
         raise ValueError(f"the prior's trials must be trained to epoch {max_epoch}, got {least}")

@@ -22,7 +22,7 @@ from typing import Any
 CONFIG, GENERATOR, CHECKPOINT = "config", "generator", "checkpoint"
 SIGNATURES = {
     CONFIG: "f(config) -> loss",
-    GENERATOR: "f(config), which yields the loss after each epoch",
+    GENERATOR: "f(config) that yields the loss after each epoch",
     CHECKPOINT: "f(config, checkpoint_dir, start, until, seed) -> loss",
 }
 FINISHED, DIVERGED, RAISED, LATE, MEMORY = "finished", "diverged", "raised", "timed out", "out of memory"
@@ -96,8 +96,9 @@ def recognise(f: Any, form: str | None = None) -> Function:
     """A training function as what it is: a generator function, one that takes a `checkpoint_dir`, else one of
     a configuration; or as the `form` that is given. Raises ValueError for what cannot be called so."""
     if isinstance(f, KFold):
-        inner = recognise(f.f, form or f.form)
-        return Function(f, inner.form, inner.seeded, f.folds)
+        form = form or f.form
+        seeded = form == CHECKPOINT or "seed" in [p.name for p in _parameters(f.f)]
+        return Function(f, form, seeded, f.folds)
     if not callable(f):
         raise ValueError(f"f must be a function, got {f!r}")
     if form is not None and form not in SIGNATURES:
@@ -120,16 +121,17 @@ def recognise(f: Any, form: str | None = None) -> Function:
 
 def code_version(f: Any) -> str:
     """A hash of the function's source (of its bytecode, where there is no source), 12 digits."""
-    folds = ""
+    extra = ""
     while isinstance(f, functools.partial | KFold):
-        folds += repr((f.args, f.keywords)) if isinstance(f, functools.partial) else f"{f.folds} folds"
+        given = f.folds if isinstance(f, KFold) else (f.args, f.keywords)
+        extra += repr(given) if given != ((), {}) else ""
         f = f.func if isinstance(f, functools.partial) else f.f
     kind = f if inspect.isroutine(f) or inspect.isclass(f) else type(f)
     try:
         source = inspect.getsource(kind).encode()
     except (OSError, TypeError):
         source = getattr(getattr(f, "__code__", None), "co_code", b"")
-    return hashlib.sha256(source + folds.encode()).hexdigest()[:12]
+    return hashlib.sha256(source + extra.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def tune(
         max_epoch=_check_epochs(function, max_epoch),
         trials=trials,
         hours=hours,
-        workers=workers or (len(devices) if devices else 1),
+        workers=workers if workers is not None else len(devices) if devices else 1,
         devices=tuple(devices) if devices else None,
         maximize=maximize,
         confirm=tuple(confirm) if confirm else (0, 0),  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ class Data:
         self.word = "value" if session["maximize"] else "loss"
         self.low, self.high = 0.0, 1.0
         if self.slices:
-            losses = np.array([self.sign * line["value"] for line in self.slices])
+            losses = np.array([self.sign * line["value"] for line in self.order])
             self.low, self.high = span(losses)
 
     def scale(self, bottom: float, top: float) -> Scale:

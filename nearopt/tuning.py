@@ -15,7 +15,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -164,8 +164,9 @@ class Tuning:
             self.first(starts)
             rate = self.find_rate(strategy, range_test)
             self.search(rate)
+            reserved = self.reserve()
             self.confirm()
-            if not math.prod(self.reserve()):  # what a confirmation turned out not to need
+            if self.reserve() != reserved:  # the confirmation turned out not to need it all
                 self.search(rate)
         except KeyboardInterrupt:
             self.end_pool()
@@ -415,7 +416,7 @@ class Tuning:
     def plan_anew(self, rate: float | None) -> dict[str, Any] | None:
         """A new run of the strategy, told of what is known already if it can be told; None where the budget
         does not pay for a training."""
-        from bench.loop import host_factory
+        from bench.drive import takes_prior
 
         strategy = self.make(max(1.0, self.budget(None, False)))
         budget = self.budget(None, bool(strategy.anytime))
@@ -424,7 +425,7 @@ class Tuning:
             if not segment:
                 self.say("the budget leaves nothing for the strategy: more trials are needed")
             return None
-        takes = "prior_trials" in {f.name for f in fields(strategy)} and not host_factory(self.factory)
+        takes = takes_prior(self.factory)
         if self.history and not takes:
             raise ValueError(
                 f"history: {self.label} cannot be told trials made elsewhere; gp, tpe and workflow can"
@@ -463,6 +464,8 @@ class Tuning:
             if line["kind"] == "session":
                 work.grant(workers)
                 workers, work.run.asking = line["workers"], True
+            elif line["kind"] == "plan" and line is not lines[first]:  # enlarged
+                work.run.asking = True
             elif line["kind"] == "ended" and line["segment"] == segment:
                 work.grant(workers, line["granted"])
                 work.run.asking = False
