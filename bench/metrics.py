@@ -549,6 +549,7 @@ def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFram
     trials_restricted_mean are within a run of that row's budget, so the headline is the largest budget's ·
     regret_mean in the objective's units · epochs_spent is a run's mean."""
     rows: list[dict[str, Any]] = []
+    shares: dict[tuple[str, str, bytes], float] = {}
     for item in scored:
         cell = item.cell
         head = {"objective": cell.objective, "label": cell.label, "status": cell.status}
@@ -565,9 +566,12 @@ def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFram
                 lifetime = np.where(event, time, budget)
                 median, low, high = median_lifetime(lifetime, event)
                 mean, mean_low, mean_high = regret[budget]
-                p = goals[cell.objective].loc[np.unique(s.runs.instance), f"p:{name}"]
+                key = (cell.objective, name, s.runs.instance.tobytes())
+                if key not in shares:
+                    p = goals[cell.objective].loc[np.unique(s.runs.instance), f"p:{name}"]
+                    shares[key] = float(p.median())
                 rows.append({
-                    **head, "budget": budget, "target": name, "p": float(p.median()),
+                    **head, "budget": budget, "target": name, "p": shares[key],
                     "runs": len(time), "failed": int(s.runs.failed.sum()), "reached": int(event.sum()),
                     "budget_needed": needed[0], "budget_needed_low": needed[1],
                     "budget_needed_high": needed[2], "trials_median": median, "ci_low": low, "ci_high": high,

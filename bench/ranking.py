@@ -158,10 +158,9 @@ def log_efficiency_interval(one: np.ndarray, two: np.ndarray, grid: np.ndarray, 
 
     value = log_efficiency(_medians(one), _medians(two), grid)
     units = min(len(one), len(two))
-    if units < 6:
-        return Interval(
-            value, np.nan, np.nan, units, "fewer than 6 runs: no 95 % interval of a median exists"
-        )
+    if units < 6 or not draws:
+        reason = "fewer than 6 runs: no 95 % interval of a median exists" if draws else "not resampled"
+        return Interval(value, np.nan, np.nan, units, reason)
     first = _medians(one, resamples(len(one), draws, 1))
     second = _medians(two, resamples(len(two), draws, 2))
     drawn = np.array([log_efficiency(a, b, grid) for a, b in zip(first, second, strict=True)])
