@@ -296,13 +296,18 @@ def work(cell: Cell) -> Work:
         ranges, said = store.missing(cell.folder, budget, 1 if cell.debug else cell.seeds, anytime)
         warnings += said
         todo += [(budget, r) for r in ranges]
-    say = {f"{b:g}": _say(s) for b, s in made.items()}
+    say = {f"{b:g}": _say(s, objective) for b, s in made.items()}
     return Work(tuple(todo), "", say, anytime, top.needs, tuple(warnings))
 
 
-def _say(strategy: Any) -> str:
+def _say(strategy: Any, objective: Any) -> str:
+    """What a budget means to a strategy, and how many checkpoints it keeps: those that it may resume or copy
+    are all kept."""
     describe = getattr(strategy, "describe", None)
-    return str(describe() if callable(describe) else getattr(strategy, "note", ""))
+    text = str(describe() if callable(describe) else getattr(strategy, "note", ""))
+    if text and objective.max_epoch > 1 and {"resume", "copy"} & strategy.needs:
+        text += f"; up to {strategy.num_trials:,} checkpoints kept"
+    return text
 
 
 def run_cell(

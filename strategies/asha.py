@@ -312,13 +312,13 @@ class ASHA:
         if len(self._rungs) == 1:
             return start + f"nothing stops early: random search of {self.num_trials:,} configurations"
         likely = min(brackets.started(self._rungs, self.eta, self._epochs), self.num_trials)
-        verb, kept = {
-            "promotion": ("is promoted", "the checkpoints of all are kept"),
-            "stopping": ("trains on", "the others are stopped for good"),
+        verb, rest = {
+            "promotion": ("is promoted", ""),
+            "stopping": ("trains on", "; the others are stopped for good"),
         }[self.variant]
         ends = ", ".join(f"{until:,}" for until in self._rungs[:-1])
         text = f"about {likely:,} configurations (at most {self.num_trials:,}), of which one in {self.eta}"
-        text += f" {verb} at epoch{'s' * (len(self._rungs) > 2)} {ends}, up to {self.max_epoch:,}; {kept}"
+        text += f" {verb} at epoch{'s' * (len(self._rungs) > 2)} {ends}, up to {self.max_epoch:,}{rest}"
         return start + text
 
 

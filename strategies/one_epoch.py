@@ -80,7 +80,5 @@ class OneEpoch:
         if len(bracket) == 1:
             return start + f"nothing stops early: random search of {self.num_trials:,} configurations"
         epochs = f"{self.first_epoch:,} epoch{'s' * (self.first_epoch > 1)}"
-        return start + (
-            f"{bracket[0].members:,} configurations of {epochs}, the best {bracket[1].members:,} of them in "
-            "full; the checkpoints of all are kept until then"
-        )
+        first, kept = bracket[0].members, bracket[1].members
+        return start + f"{first:,} configurations of {epochs}, the best {kept:,} of them in full"

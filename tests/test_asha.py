@@ -240,7 +240,7 @@ def test_what_a_budget_means():
 
     assert describe(81, 40) == (
         "asha: 40 trainings = 3,240 epochs: about 883 configurations (at most 3,240), of which one in 3 is "
-        "promoted at epochs 1, 3, 9, 27, up to 81; the checkpoints of all are kept"
+        "promoted at epochs 1, 3, 9, 27, up to 81"
     )
     assert describe(9, 4, variant="stopping", trials=7).endswith(
         "about 7 configurations (at most 7), of which one in 3 trains on at epochs 1, 3, up to 9; "
