@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from bench.protocols import MissingData
-from bench.space import Float, Space
+from bench.space import Choice, Float, Space
 from bench.tasks import data, search, task, training
 from bench.tasks.task import Task
 
@@ -325,7 +325,7 @@ def test_axes():
     assert changing == {
         "learning_rate", "batch_size", "weight_decay", "dropout", "label_smoothing", "clip",
     }  # fmt: skip
-    names = ["optimiser", "learning_rate", "schedule", "warm_up", "final_rate", "batch_size", "weight_decay"]
+    names = ["learning_rate", "optimiser", "schedule", "warm_up", "final_rate", "batch_size", "weight_decay"]
     assert list(TASK.space.axes) == [*names, "dropout", "label_smoothing", "clip", "depth", "width"]
     assert list(Task(model="logistic").space.axes) == [*names, "label_smoothing", "clip"]
     regression = Task(data="diabetes", training=256, validation=90, test=90)
@@ -375,10 +375,10 @@ def test_another_text_is_refused(monkeypatch):
 
 
 class Bowl:
-    """Loss .5 + (x - .3)^2 + .2 / epoch at any seed; it breaks beyond x = .9."""
+    """Loss .5 + (x - .3)^2 + .2 / epoch at any seed, whatever the word; it breaks beyond x = .9."""
 
     name, max_epoch, pool, chunk = "bowl", 4, 32, 2
-    space = Space({"x": Float(0.0, 1.0)})
+    space = Space({"x": Float(0.0, 1.0), "word": Choice(("one", "other"))})
 
     def draw(self, key):
         return ()
@@ -397,7 +397,7 @@ def test_search_finds_a_known_optimum():
     sizes = {"random": 2000, "better": 64, "survivors": 32, "repeats": 2}
     sizes |= {"rounds": 3, "finalists": 8, "final_repeats": 4}
     table = search.make_table(Bowl(), {"name": "bowl"}, share=0.5, **sizes)
-    assert "of 1000 uniform random" in table["how"]
+    assert "of 1000 uniform random" in table["how"] and "x=0.3, word=" in table["how"]
     json.dumps(table, allow_nan=False)
     assert table["optimum_static"] == pytest.approx(0.55, abs=1e-6)
     quantiles = dict(zip(table["levels"], table["quantiles"], strict=True))

@@ -155,7 +155,7 @@ def _make_table(objective, settings, random, better, survivors, repeats, rounds,
     judged = true[chosen[0], half:, chosen[1]]
     epoch = min((int(chosen[1]) + 1) * chunk, objective.max_epoch)
     config = objective.space.decode(best[chosen[0]])
-    shown = ", ".join(f"{name}={v:.3g}" for name, v in config.items())
+    shown = ", ".join(f"{name}={v if isinstance(v, str) else f'{v:.3g}'}" for name, v in config.items())
     how = (
         f"quantiles: mean test loss at epoch {objective.max_epoch} of {random} uniform random "
         f"configurations, each with its own seed and split, the best {better} with {repeats} fresh ones, the "

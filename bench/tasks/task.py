@@ -125,8 +125,8 @@ class Task:
         """The guide's hyperparameters in its order, but those that the network or the loss lacks."""
         batch = Choice(self.batches, default=self.batches[1], ordered=True, change=True, role="batch")
         axes: dict[str, Axis] = {
-            "optimiser": Choice(loop.OPTIMISERS, default="adam"),
             "learning_rate": Float(1e-5, 1.0, default=1e-3, log=True, change=True, role="rate"),
+            "optimiser": Choice(loop.OPTIMISERS, default="adam"),
             "schedule": Choice(loop.SCHEDULES, default="cosine", role="schedule"),
             "warm_up": Float(0.0, 0.3, default=0.05, role="schedule"),
             "final_rate": Float(1e-3, 1.0, default=0.1, log=True, role="schedule"),
@@ -230,7 +230,8 @@ class Task:
             steps=self._steps(hp),
         )
 
-    def _data(self) -> Data:
+    def examples(self) -> Data:
+        """All examples, as constants of the program that asks."""
         inputs, labels = load(self.data)
         return Data(jnp.asarray(inputs), jnp.asarray(labels))
 
@@ -257,7 +258,7 @@ class Task:
     ) -> tuple[loop.Checkpoint, jax.Array, jax.Array]:
         """Trains from epoch `start` to `until`; losses are infinite once training has diverged."""
         start, until = jnp.int32(start), jnp.int32(until)
-        data, setup = self._data(), self._setup(hp)
+        data, setup = self.examples(), self._setup(hp)
 
         def one(rows, key, checkpoint):
             begun = self.network.begin(checkpoint.params, hp)
@@ -281,7 +282,7 @@ class Task:
     def evaluate(self, instance: Split, checkpoint: loop.Checkpoint) -> tuple[jax.Array, ...]:
         """Validation and test loss f64[] (infinite: diverged), validation and test error f64[]: the share of
         wrong labels, of a regression the mean absolute error in standard deviations of the labels."""
-        data, classes = self._data(), SETS[self.data].classes
+        data, classes = self.examples(), SETS[self.data].classes
 
         def score(checkpoint, rows):
             labels = data.labels[rows]
@@ -312,7 +313,7 @@ class Task:
             self.loss,
             key,
             self.network.begin(params, hp),
-            loop.Examples(*self._data(), rows),
+            loop.Examples(*self.examples(), rows),
             self._setup(hp),
             rates * self._scale(hp),
             self.micro_batch,
