@@ -316,7 +316,8 @@ KILLED = """
         return loss(config) + 1 / until
 
     def study(name):
-        nearopt.tune(f, SPACE, trials={trials}, strategy=Twice, max_epoch=9, name=name, quiet=True, confirm=(1, 2))
+        more = dict(max_epoch=9, name=name, quiet=True, confirm=(1, 2))
+        nearopt.tune(f, SPACE, trials={trials}, strategy=Twice, **more)
         os._exit(0)
 
     random.seed({kills})
