@@ -461,8 +461,8 @@ def markdown(rows: list[Throughput], limits: list[Limit], about: dict[str, str])
     notes = (
         "Milliseconds are of one training in one process; *ours, times as many*: our trainings a second of "
         f"all processes over a peer's. Asked: {ASKED['cpu']:g} times PyTorch on two cores with a perceptron "
-        f"of width 64, {ASKED['gpu']:g} times on a GPU. Ours includes the driver and an evaluation every ninth "
-        "of the training. *bare*: without clipping, decay and schedule."
+        f"of width 64, {ASKED['gpu']:g} times on a GPU. Ours includes the driver and an evaluation every "
+        "ninth of the training. *bare*: without clipping, decay and schedule."
     )
     where = "; ".join(f"{name} {value}" for name, value in about.items())
     return "\n\n".join([table, notes, *reckoned, f"Measured: {where}."]) + "\n"
