@@ -44,6 +44,7 @@ COLOURS = {
 }
 OTHERS = ("#6699cc", "#aa4499", "#447a5f", "#7a4444", "#8f5fb0", "#5f7d8f", "#b08f2f", "#44447a")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
+BANDS = 8  # strategies: the bands of more cover each other, and the tables have the intervals
 INK, FAINT = "#222222", "#8a8a8a"
 
 
@@ -99,7 +100,22 @@ _STYLE: Any = {
 }
 
 
-def svg(figure: Any, name: str) -> str:
+class Drawing(str):
+    """An <svg> element for a page, which can be had as PDF too."""
+
+    figure: Any
+
+    def pdf(self) -> bytes:
+        """The same figure as the bytes of a PDF."""
+        from matplotlib import rc_context
+
+        buffer = io.BytesIO()
+        with rc_context(_STYLE):
+            self.figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+        return buffer.getvalue()
+
+
+def svg(figure: Any, name: str) -> Drawing:
     """The figure as an <svg> element for a page: no prologue, no metadata, two decimals, own ids."""
     import logging
 
@@ -116,7 +132,10 @@ def svg(figure: Any, name: str) -> str:
     text = re.sub(r'<g id="[A-Za-z]+\d*_\d+">', "<g>", text)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
     # Within tags only: between them stand the labels, where .005 is not .00.
-    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(-?\d+\.\d\d)\d+", r"\1", tag[0]), text)
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(-?\d+\.\d\d)\d+", r"\1", tag[0]), text)
+    drawing = Drawing(text)
+    drawing.figure = figure
+    return drawing
 
 
 def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
@@ -138,7 +157,8 @@ def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
 def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
     """One step line with its band a label; dots where runs were planned for exactly that budget."""
     handles = []
-    for label in sorted(curves["label"].unique(), key=rank):
+    labels = sorted(curves["label"].unique(), key=rank)
+    for label in labels:
         part: Any = curves[curves["label"] == label]
         tint = colour(label)
         shown = np.isfinite(part["middle"].to_numpy())
@@ -155,7 +175,7 @@ def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
         handles.append(line)
         low, high = part["low"].to_numpy(), part["high"].to_numpy()
         band = np.isfinite(low) & (high > low)
-        if band.any():
+        if band.any() and len(labels) <= BANDS:
             # An open band leaves the axes at their top; its height must not overflow there.
             top = np.where(np.isfinite(high), high, 100 * np.abs(low[band]).max() + 100)
             ax.fill_between(
@@ -744,10 +764,11 @@ def clock_figure(curves: Any, use: Any, ratio: bool) -> str:
         )  # fmt: skip
         handles += line
         band = np.isfinite(part["low"]) & np.isfinite(part["high"]) & (part["low"] > 0)
-        left.fill_between(
-            part["seconds"], part["low"].where(band, np.nan), part["high"].where(band, np.nan), step="post",
-            color=colour(label), alpha=0.11, linewidth=0,
-        )  # fmt: skip
+        if len(labels) <= BANDS:
+            left.fill_between(
+                part["seconds"], part["low"].where(band, np.nan), part["high"].where(band, np.nan),
+                step="post", color=colour(label), alpha=0.11, linewidth=0,
+            )  # fmt: skip
     if len(shown):
         _log_axis(left, float(shown["middle"].min()) / 1.2, float(shown["middle"].max()) * 1.2)
         left.set_xscale("log")

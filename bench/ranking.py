@@ -201,10 +201,11 @@ def surely_first(values: Sequence[np.ndarray], paired: bool, width: float) -> tu
 
 def rank_table(values: pd.DataFrame) -> pd.DataFrame:
     """Mean ranks over objectives of a frame with columns objective, label, budget, value: columns label,
-    budget, rank, objectives. At each budget only objectives that have every label that the budget has."""
+    budget, rank, objectives. At each budget only labels that have all objectives there."""
     rows = []
     for budget, part in values.groupby("budget", sort=True):
-        wide = part.pivot_table(index="objective", columns="label", values="value", aggfunc="mean").dropna()
+        wide = part.pivot_table(index="objective", columns="label", values="value", aggfunc="mean")
+        wide = wide.dropna(axis=1)
         if len(wide) and wide.shape[1] > 1:
             mean = ranks(wide.to_numpy()).mean(0)
             rows += [

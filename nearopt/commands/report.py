@@ -7,6 +7,8 @@ figures/.
 
 from __future__ import annotations
 
+import os
+
 from nearopt.catalogue import UserError
 
 HELP = "the report of a results folder again, from disk"
@@ -26,7 +28,7 @@ def main(words: list[str]) -> int:
 
             folders = [str(merge(folders, into[0]))]
         for folder in folders:
-            print(f"report: {build(folder)}")
+            print(f"report: {build(folder, processes=min(os.cpu_count() or 1, 4))}")
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
     return 0

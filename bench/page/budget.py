@@ -1,0 +1,224 @@
+"""The budget slider: at this budget, who leads, by how much, how surely.
+
+Everything is computed beforehand, a budget a step; the script only shows it, so that the page says the same
+without one, at the largest budget.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.inference import ALIKE, BETTER, EQUAL
+from bench.page.words import RELATIVE, escape, number
+from bench.plots import colour
+
+ALL = "all objectives together"
+SURE, CLOSE, CHANCE, ALONE = "surely", "practically equal", "may be chance", "–"
+
+
+def how_surely(row: Any) -> str:
+    """A leader's row in words."""
+    if not isinstance(row["second"], str):
+        return ALONE
+    if row["answer"] == BETTER:
+        return SURE
+    return CLOSE if row["answer"] == ALIKE else CHANCE
+
+
+def rows_at(leaders: pd.DataFrame, general: pd.DataFrame, budget: float) -> list[dict[str, Any]]:
+    """What stands under the slider at one budget: all objectives together first."""
+    found = []
+    for table, whole in ((general, True), (leaders, False)):
+        part: Any = table[table["budget"] == budget]
+        for row in part.to_dict("records"):
+            there = isinstance(row["first"], str)
+            found.append({
+                "objective": ALL if whole else row["objective"],
+                "first": row["first"] if there else "",
+                "second": row["second"] if isinstance(row["second"], str) else "",
+                "gap": number(row["gap_first"], 2) if there else "–",
+                "by": "–" if np.isnan(row["difference"]) else number(-row["difference"], 2),
+                "interval": "" if np.isnan(row["low"]) or np.isinf(row["low"])
+                else f"{number(-row['high'], 2)} to {number(-row['low'], 2)}",
+                "sure": how_surely(row),
+                "why": _why(row, whole),
+            })  # fmt: skip
+    return found
+
+
+def _why(row: dict[str, Any], whole: bool) -> str:
+    """What a reader needs beside the word: why nothing can be said, small samples, runs needed."""
+    said = []
+    if isinstance(row["reason"], str) and row["reason"]:
+        said.append(row["reason"])
+    elif not np.isnan(row["p_holm"]):
+        said.append(f"p = {number(row['p_holm'], 2)}")
+    if whole and isinstance(row["left_out"], str) and row["left_out"]:
+        said.append(f"not on every objective: {row['left_out']}")
+    if not whole and row["answer"] not in (BETTER, ALIKE) and row["seeds_needed"] == row["seeds_needed"]:
+        says = "it leads" if row["would_say"] == BETTER else "practically equal"
+        said.append(f"{row['seeds_needed']:,.0f} runs each would say: {says}")
+    if 1 < row["runs"] < 20:
+        said.append(f"small sample: {row['runs']:.0f} runs")
+    return "; ".join(said)
+
+
+def sentence(row: dict[str, Any], budget: float) -> str:
+    """The first line under the slider (plain text); the script writes the same one."""
+    at = f"With {budget:g} full training{'' if budget == 1 else 's'}, "
+    if not row["first"]:
+        return f"{at}nothing can be said of {row['objective']}: {row['why']}."
+    where = "over all objectives" if row["objective"] == ALL else f"on {row['objective']}"
+    if not row["second"]:
+        return f"{at}{where}, {row['first']} is the only one that has runs."
+    ahead = f"{row['first']} {{}} {row['second']} {where}"
+    ahead = ahead.format({SURE: "leads", CLOSE: "is practically equal to"}.get(row["sure"], "is ahead of"))
+    by = f" by {row['by']} of the gap" + (f" ({row['interval']})" if row["interval"] else "")
+    tail = {CHANCE: ", which may be chance", CLOSE: "", SURE: ""}[row["sure"]]
+    return f"{at}{ahead}{by}{tail}."
+
+
+HEAD = ("objective", "leads", "gap left", "ahead of", "by", "how surely")
+KEYS = ("objective", "first", "gap", "second", "by", "sure")
+
+
+def slider(leaders: pd.DataFrame, general: pd.DataFrame) -> str:
+    """The part of the page (html) with its data; empty where there is nothing to lead."""
+    budgets = sorted({float(b) for b in leaders["budget"]})
+    if not budgets or leaders["strategies"].to_numpy().max() < 2:
+        return ""
+    steps = {b: rows_at(leaders, general, b) for b in budgets}
+    last = steps[budgets[-1]]
+    order = ["objective", "first", "second", "gap", "by", "interval", "sure", "why"]
+    labels = sorted({r[k] for rows in steps.values() for r in rows for k in ("first", "second") if r[k]})
+    data = {
+        "budgets": budgets, "keys": order, "colours": {v: colour(v) for v in labels},
+        "rows": [[[r[k] for k in order] for r in steps[b]] for b in budgets],
+        "said": [sentence(steps[b][0], b) for b in budgets],
+    }  # fmt: skip
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in HEAD)
+    ticks = "".join(f'<option value="{i}" label="{b:g}"></option>' for i, b in enumerate(budgets))
+    return (
+        '<h2 id="budget">At your budget: who leads, by how much, how surely</h2>'
+        f'<p class="small">{RELATIVE} Strategies are compared by the <i>gap left</i>: the true loss of the '
+        "best found, 0 where it is the best constant configuration's and 1 where it is no better than the "
+        "median random one's; mean over runs. <i>Surely</i>: the leader beats every other at the 5 % level, "
+        "corrected for the number of objectives. <i>Practically equal</i>: the 95 % interval of the lead "
+        "lies "
+        f"within {100 * EQUAL:g} % of the gap. All objectives together: families of objectives are the "
+        "sample, so what is said is about others like them.</p>"
+        '<div class="slider noprint"><label for="budget-range">budget, in full trainings</label>'
+        f'<input type="range" id="budget-range" min="0" max="{len(budgets) - 1}" step="1" '
+        f'value="{len(budgets) - 1}" list="budget-ticks" aria-valuetext="{budgets[-1]:g} full trainings">'
+        f'<output id="budget-value" for="budget-range">{budgets[-1]:g}</output>'
+        f'<datalist id="budget-ticks">{ticks}</datalist></div>'
+        f'<p id="budget-said" class="said" aria-live="polite">{escape(sentence(last[0], budgets[-1]))}</p>'
+        f'<div class="scroll tall"><table class="rows lead"><thead><tr>{head}</tr></thead>'
+        f'<tbody id="budget-rows">{"".join(_row(r) for r in last)}</tbody></table></div>'
+        f'<script type="application/json" id="budget-data">{text}</script>'
+    )
+
+
+def _row(row: dict[str, Any]) -> str:
+    cells = []
+    for key in KEYS:
+        value = escape(row[key])
+        if key in ("first", "second") and row[key]:
+            value = f'<span class="chip" style="background:{colour(row[key])}"></span>{value}'
+        if key == "by" and row["interval"]:
+            value += f' <span class="ci">{escape(row["interval"])}</span>'
+        if key == "sure" and row["why"]:
+            value += f' <span class="ci">{escape(row["why"])}</span>'
+        cells.append(f"<td>{value}</td>")
+    return f'<tr class="{row["sure"].split()[0]}">{"".join(cells)}</tr>'
+
+
+SCRIPT = """
+(function () {
+  var source = document.getElementById('budget-data');
+  if (source) {
+    var data = JSON.parse(source.textContent), at = {};
+    data.keys.forEach(function (k, i) { at[k] = i; });
+    var range = document.getElementById('budget-range'), body = document.getElementById('budget-rows');
+    var add = function (parent, kind, text, style) {
+      var e = parent.appendChild(document.createElement(kind));
+      if (style) e.className = style;
+      e.textContent = text;
+      return e;
+    };
+    var show = function () {
+      var i = +range.value, budget = String(data.budgets[i]);
+      document.getElementById('budget-value').textContent = budget;
+      range.setAttribute('aria-valuetext', budget + ' full trainings');
+      document.getElementById('budget-said').textContent = data.said[i];
+      body.textContent = '';
+      data.rows[i].forEach(function (row) {
+        var tr = add(body, 'tr', '', row[at.sure].split(' ')[0]);
+        ['objective', 'first', 'gap', 'second', 'by', 'sure'].forEach(function (key) {
+          var td = add(tr, 'td', ''), colour = data.colours[row[at[key]]];
+          if ((key === 'first' || key === 'second') && colour) {
+            add(td, 'span', '', 'chip').style.background = colour;
+          }
+          td.appendChild(document.createTextNode(row[at[key]]));
+          var more = key === 'by' ? row[at.interval] : key === 'sure' ? row[at.why] : '';
+          if (more) { td.appendChild(document.createTextNode(' ')); add(td, 'span', more, 'ci'); }
+        });
+      });
+    };
+    range.addEventListener('input', show);
+    show();
+  }
+  document.querySelectorAll('table.sortable').forEach(function (table) {
+    var body = table.tBodies[0], heads = table.tHead.rows[0].cells;
+    Array.prototype.forEach.call(heads, function (head, column) {
+      head.querySelector('button').addEventListener('click', function () {
+        var down = head.getAttribute('aria-sort') === 'ascending', rows = Array.from(body.rows);
+        var value = function (row) {
+          var v = row.cells[column].dataset.v;
+          return v === undefined ? row.cells[column].textContent : v === '' ? NaN : +v;
+        };
+        rows.sort(function (a, b) {
+          var x = value(a), y = value(b);
+          if (typeof x === 'string') return down ? y.localeCompare(x) : x.localeCompare(y);
+          if (x !== x || y !== y) return (x !== x) - (y !== y);
+          return x === y ? 0 : (x < y) === down ? 1 : -1;
+        });
+        Array.prototype.forEach.call(heads, function (h) { h.removeAttribute('aria-sort'); });
+        head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+        rows.forEach(function (r) { body.appendChild(r); });
+      });
+    });
+  });
+  document.querySelectorAll('button[data-csv]').forEach(function (button) {
+    button.addEventListener('click', function () {
+      var rows = Array.from(document.getElementById(button.dataset.csv).rows).map(function (row) {
+        return Array.from(row.cells).map(function (cell) {
+          var v = cell.dataset.v === undefined ? cell.textContent.trim() : cell.dataset.v;
+          return /[",\\n]/.test(v) ? '"' + v.replace(/"/g, '""') + '"' : v;
+        }).join(',');
+      });
+      var link = document.createElement('a');
+      link.href = URL.createObjectURL(new Blob([rows.join('\\n') + '\\n'], {type: 'text/csv'}));
+      link.download = button.dataset.name;
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+  });
+  window.addEventListener('beforeprint', function () {
+    document.querySelectorAll('details').forEach(function (d) { d.open = true; });
+  });
+  // A closed part is not printed, and one that is linked to must open.
+  var open = function () {
+    var at = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (var e = at; e; e = e.parentElement) if (e.tagName === 'DETAILS') e.open = true;
+    if (at) at.scrollIntoView();
+  };
+  window.addEventListener('hashchange', open);
+  if (location.hash) open();
+})();
+"""
