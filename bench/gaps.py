@@ -118,6 +118,13 @@ class Answer(NamedTuple):
     high: float
 
 
+def _middle(gap: Gap, entry: tuple[str, str]) -> float:
+    """The median share of an entry, -inf where it has no run that counts."""
+    share = gap.entries[entry][1]
+    share = share[~np.isnan(share)]
+    return float(median_interval(share)[0]) if len(share) else -np.inf
+
+
 def answers(gap: Gap) -> list[Answer]:
     """Does changing in training beat tuned schedules? To beat every one, the 95 % interval of the difference
     must lie above 0 against each. To be beaten by some, it must lie below 0 against one, at a level that is
@@ -125,12 +132,7 @@ def answers(gap: Gap) -> list[Answer]:
     if not gap.tuned:
         return []
 
-    def middle(entry):
-        share = gap.entries[entry][1]
-        share = share[~np.isnan(share)]
-        return float(median_interval(share)[0]) if len(share) else -np.inf
-
-    best = max(gap.tuned, key=middle)
+    best = max(gap.tuned, key=lambda entry: _middle(gap, entry))
     strict = 1 - 0.05 / len(gap.tuned)
     found = []
     for changer in gap.changers:
@@ -138,3 +140,44 @@ def answers(gap: Gap) -> list[Answer]:
         beaten = any(difference(gap, changer, t, strict)[2] < 0 for t in gap.tuned)
         found.append(Answer(changer, beats, beaten, best, *difference(gap, changer, best, 0.95)))
     return found
+
+
+def answer_table(gaps: Iterable[Gap]) -> pd.DataFrame:
+    """One row a group and budget: group, budget, tuned (label on schedule) and its median share, changing:
+    the one whose difference to that is highest, and its median share; margin, low, high: that difference with
+    its 95 % interval; beat: how many of `of` beat every tuned schedule; beaten: how many one of them
+    beats."""
+    rows = []
+    for gap in gaps:
+        found = answers(gap)
+        if not found:
+            continue
+        near = max(found, key=lambda a: (a.margin, a.low))
+        rows.append({
+            "group": gap.group.name, "budget": gap.budget,
+            "tuned": " on ".join(near.by), "tuned_share": _middle(gap, near.by),
+            "changing": " on ".join(near.changer), "changing_share": _middle(gap, near.changer),
+            "margin": near.margin, "low": near.low, "high": near.high,
+            "beat": sum(a.beats for a in found), "beaten": sum(a.beaten for a in found), "of": len(found),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdict(answered: pd.DataFrame) -> str:
+    """The answer at the largest budget in one sentence (plain text); empty where there is none."""
+    if not len(answered):
+        return ""
+    last = answered[answered["budget"] == answered["budget"].max()]
+    yes = last.loc[last["beat"] > 0, "group"].tolist()
+    no = last.loc[last["beaten"] == last["of"], "group"].tolist()
+    rest = [g for g in last["group"] if g not in yes and g not in no]
+    parts = [
+        f"{word} on {', '.join(groups)}"
+        for word, groups in (("yes", yes), ("no", no), ("undecided", rest))
+        if groups
+    ]
+    budget = f"{last['budget'].iloc[0]:g}"
+    return (
+        "Does changing hyperparameters in training beat every schedule tuned in the same "
+        f"{budget} trainings? {'; '.join(parts)}."
+    )

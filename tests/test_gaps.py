@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from bench.gaps import Ends, Gap, Group, answers, difference, gap_table, groups, shares
+from bench.gaps import Ends, Gap, Group, answer_table, answers, difference, gap_table, groups, shares, verdict
 from bench.plots import gap_figure
 
 GOALS = pd.DataFrame(
@@ -79,6 +79,11 @@ def test_who_beats_whom_flips_with_the_data(lead, beats, beaten):
     (answer,) = answers(made)
     assert (answer.beats, answer.beaten, answer.by) == (beats, beaten, ("gp", "cosine"))
     assert answer.margin == pytest.approx(lead, abs=0.05) and answer.low <= answer.margin <= answer.high
+    table = answer_table([made])
+    row = table.iloc[0]
+    assert (row["beat"], row["beaten"], row["of"]) == (beats, beaten, 1) and row["tuned"] == "gp on cosine"
+    word = "yes" if beats else "no" if beaten else "undecided"
+    assert verdict(table).endswith(f"in the same 16 trainings? {word} on sgd.")
 
 
 def test_to_win_against_the_best_only_is_not_enough_and_diverged_runs_tie():
@@ -92,3 +97,4 @@ def test_to_win_against_the_best_only_is_not_enough_and_diverged_runs_tie():
         == 0
     )
     assert answers(gap(pbt__constant=level)) == []  # nobody to beat
+    assert verdict(answer_table([gap(pbt__constant=level)])) == ""
