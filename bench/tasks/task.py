@@ -28,6 +28,7 @@ FOLDS = 2**31  # and, before that, for each fold
 FLOPS_PER_SECOND = 1e10  # nominal speed of the simulated machine
 SECONDS_PER_UPDATE = 1e-4  # its fixed cost of an update, which is what makes large batches cheaper
 POOL = 8  # lanes side by side on a CPU: their weights and moments stay in a core's second cache
+SHOWN = 256  # examples of an evaluation that are computed at a time, at most
 MEMORY = 0.25  # of a GPU's memory that lanes in training may take; the rest is for the checkpoints' table
 MOST_LANES = 1024  # lanes of a table of checkpoints
 
@@ -151,7 +152,7 @@ class Task:
 
         A lane in training holds its weights and as many numbers for their total gradient, the gradient of a
         micro-batch and the two moments, twice, since a step writes what it reads, and what the network keeps
-        for the way back: at most, in what is here, as much again as the evaluation of all its examples."""
+        for the way back: of a micro-batch, twice, or what it makes of the examples of an evaluation."""
         if jax.default_backend() == "cpu":
             return POOL
         memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 2**33)
@@ -171,7 +172,7 @@ class Task:
 
         graph = jax.make_jaxpr(keep)(params, example)
         kept = sum(math.prod(v.aval.shape) for line in graph.eqns for v in line.outvars)
-        shown = max(self.validation, self.test, 2 * self.micro_batch)
+        shown = max(min(max(self.validation, self.test), SHOWN), 2 * self.micro_batch)
         return 4 * self.folds * (10 * weights + shown * kept)
 
     def draw(self, key: jax.Array) -> Split:
@@ -285,15 +286,21 @@ class Task:
         data, classes = self.examples(), SETS[self.data].classes
 
         def score(checkpoint, rows):
-            labels = data.labels[rows]
-            outputs = self.network.apply(checkpoint.params, data.inputs[rows], loop.keep_all)
-            if classes:
-                log_p = jax.nn.log_softmax(outputs)
-                loss = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)
-                error = outputs.argmax(axis=-1) != labels
-            else:
-                loss, error = jnp.square(outputs[:, 0] - labels), jnp.abs(outputs[:, 0] - labels)
-            loss, error = loss.astype(jnp.float64).mean(), error.astype(jnp.float64).mean()
+            def part(rows):
+                labels = data.labels[rows]
+                outputs = self.network.apply(checkpoint.params, data.inputs[rows], loop.keep_all)
+                if not classes:
+                    return jnp.square(outputs[:, 0] - labels), jnp.abs(outputs[:, 0] - labels)
+                log_p = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], axis=-1)
+                return -log_p[..., 0], (outputs.argmax(axis=-1) != labels).astype(jnp.float32)
+
+            # In parts that stay in a cache; the last one's surplus is cut off.
+            n = rows.shape[0]
+            parts = -(-n // SHOWN)
+            size = -(-n // parts)
+            padded = jnp.concatenate([rows, rows[: parts * size - n]]).reshape(parts, size)
+            each = jax.lax.map(part, padded)
+            loss, error = (a.reshape(-1, *a.shape[2:])[:n].astype(jnp.float64).mean() for a in each)
             return jnp.where(checkpoint.diverged | ~jnp.isfinite(loss), jnp.inf, loss), error
 
         if self.folds == 1:
