@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,15 +10,14 @@ from typing import Any
 from bench.space import Space
 from nearopt import forms
 from nearopt.forms import FINISHED, SIGNATURES, Task
-from nearopt.study_result import complete, number
+from nearopt.study_result import complete, duration, number
 from nearopt.workers import transportable
 
 
 @dataclass(frozen=True)
 class Preflight:
     """form, seeded: what the function is · status, value, seconds: of the shortest call that its form
-    allows · picklable: worker processes can have it · troubles: sentences, none if all is well · error: the
-    traceback, if it raised."""
+    allows · picklable: worker processes can have it; alone: why not · error: the traceback, if it raised."""
 
     form: str
     seeded: bool
@@ -27,12 +25,13 @@ class Preflight:
     value: float
     seconds: float
     picklable: bool
-    troubles: tuple[str, ...]
+    alone: str | None
     error: str = ""
 
     @property
     def ok(self) -> bool:
-        return not self.troubles
+        """Whether the call gave a finite loss."""
+        return self.status == FINISHED
 
     def __str__(self) -> str:
         seed = "takes a seed" if self.seeded else "takes no seed"
@@ -40,9 +39,8 @@ class Preflight:
         lines = [
             f"form      {self.form}: {SIGNATURES[self.form]}; {seed}",
             f"call      {short[self.form]} of the default configuration: {self.status}, "
-            f"loss {number(self.value)} in {number(self.seconds)} s",
-            f"workers   {'other processes can have it' if self.picklable else 'this process only'}",
-            *(f"trouble   {t}" for t in self.troubles),
+            f"loss {number(self.value)} in {duration(self.seconds)}",
+            f"workers   {'as many as you like' if self.picklable else f'this process only: {self.alone}'}",
         ]
         return "\n".join([*lines, self.error] if self.error else lines)
 
@@ -59,16 +57,8 @@ def preflight(
     with tempfile.TemporaryDirectory(prefix="nearopt-") as folder:
         task = Task(0, None, ((config, 0, 1),), seed, None, f"{folder}/checkpoint")
         outcome = forms.run_task(function, task, {})
-    trouble = transportable(function)
-    troubles = []
-    if outcome.status != FINISHED:
-        last = outcome.error.strip().splitlines()
-        what = last[-1] if last else f"the loss is {outcome.value}"
-        troubles.append(f"the default configuration {outcome.status}: {what}")
-    if trouble:
-        troubles.append(f"more than one worker, devices and timeout are not for it: {trouble}")
-    value = outcome.value if math.isfinite(outcome.value) else math.nan
+    alone = transportable(function)
     return Preflight(
-        function.form, function.seeded, outcome.status, value, outcome.seconds, trouble is None,
-        tuple(troubles), outcome.error,
+        function.form, function.seeded, outcome.status, outcome.value, outcome.seconds, alone is None, alone,
+        outcome.error,
     )  # fmt: skip

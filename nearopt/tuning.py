@@ -164,10 +164,9 @@ class Tuning:
             self.first(starts)
             rate = self.find_rate(strategy, range_test)
             self.search(rate)
-            reserved = self.reserve()
             self.confirm()
-            if self.reserve() != reserved:  # the confirmation turned out not to need it all
-                self.search(rate)
+            if math.prod(self.settings.confirm) and not math.prod(self.reserve()):
+                self.search(rate, left=True)
         except KeyboardInterrupt:
             self.end_pool()
             self.write_page(now=True)
@@ -362,9 +361,9 @@ class Tuning:
         # The clock ends what can be cut anywhere; the rest must be laid out for what is likely to fit.
         return own / folds + (min(2 * left, MOST) if anytime else math.floor(left))
 
-    def search(self, rate: float | None) -> None:
-        """The strategy's trials."""
-        plan = self.plan_now(rate)
+    def search(self, rate: float | None, left: bool = False) -> None:
+        """The strategy's trials; `left`: with what the confirmation turned out not to need."""
+        plan = self.plan_now(rate, left)
         while plan is not None:
             trained = self.follow(plan)
             plan = self.plan_next(plan, trained, rate)
@@ -376,14 +375,19 @@ class Tuning:
         what = [self.label, axes, self.max_epoch, self.function.form, folds, seed, self.history, rate]
         return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()[:12]
 
-    def plan_now(self, rate: float | None) -> dict[str, Any] | None:
-        """The plan to go on with: the last one, enlarged if the budget grew and the strategy is anytime (a
-        run for less is the beginning of a run for more), else a new one."""
+    def plan_now(self, rate: float | None, left: bool) -> dict[str, Any] | None:
+        """The plan to go on with: the last one, enlarged if there is more budget and the strategy is anytime
+        (a run for less is the beginning of a run for more), else a new one. What is `left` goes only to
+        strategies that can use what is known by then."""
+        from bench.drive import takes_prior
+
         plans = [line for line in self.log.lines if line["kind"] == "plan"]
         if not plans or plans[-1]["identity"] != self._identity(rate) or self._departed(plans[-1]):
             return self.plan_anew(rate)
         plan = plans[-1]
-        return self.enlarge(plan) if self._anytime(plan) else plan
+        if self._anytime(plan):
+            return self.enlarge(plan)
+        return self.plan_anew(rate) if left and takes_prior(self.factory) else plan
 
     def plan_next(self, plan: dict[str, Any], trained: int, rate: float | None) -> dict[str, Any] | None:
         """What follows a plan that has been followed to its end."""

@@ -88,7 +88,7 @@ def test_a_hint_narrows_the_rates_axis_and_costs_an_epoch():
     rates = np.log10(trace["hp_rate"][1:] / 3e-2)
     assert (rates.abs() <= 0.5 + 1e-4).all() and rates.max() - rates.min() > 0.4
     assert trace["until"].tolist() == [9] * 7 + [8]
-    fixed = run(3, hint, max_epoch=9, finder="fix", random=9)
+    fixed = run(8, hint, max_epoch=9, finder="fix", random=9)
     np.testing.assert_allclose(fixed["hp_rate"][1:], 3e-2, rtol=1e-4)
     # Without a finder there is no hint, and one without a rate changes nothing but the budget.
     free = run(8, hint, max_epoch=9, finder="none", random=9)
@@ -98,7 +98,7 @@ def test_a_hint_narrows_the_rates_axis_and_costs_an_epoch():
 
 
 def test_what_lies_outside_the_narrowed_axis_is_not_the_models():
-    strategy = Workflow(cube=jax.tree.map(jnp.asarray, SPACE.cube()), max_epoch=9, budget=6.0)
+    strategy = Workflow(cube=jax.tree.map(jnp.asarray, SPACE.cube()), max_epoch=9, budget=8.0, random=9)
     with jax.enable_x64(True):
         state = strategy.init(jax.random.key(0))
         x = jnp.asarray(hint_of_rates(SPACE, [3e-2]).x[0])
@@ -124,8 +124,8 @@ def test_what_lies_outside_the_narrowed_axis_is_not_the_models():
 def test_trials_made_elsewhere_stand_for_the_default_and_the_first_random_ones():
     configs = [{"rate": 10.0**-k} for k in range(1, 5)]
     prior = prior_of_configs(SPACE, configs, [0.5, 0.25, 0.5, 1.0], 1)
-    trace = run(2, prior=prior, random=5)
-    assert trace["trial"].tolist() == [4, 5] and trace["hp_rate"].iloc[0] != pytest.approx(1e-3)
+    trace = run(4, prior=prior, random=9)
+    assert trace["trial"].tolist() == [4, 5, 6, 7] and trace["hp_rate"].iloc[0] != pytest.approx(1e-3)
     strategy = Workflow(cube=SPACE.cube(), max_epoch=1, budget=6.0, random=5, prior_trials=4)
     assert [strategy.stage(k) > 0 for k in range(7)] == [False, False, True, True, True, True, False]
 
