@@ -85,16 +85,18 @@ def make_table(
     """Samples and searches; the result is what `load` reads.
 
     `random` configurations are trained with one seed and split each; the best `better` by test loss with
-    `repeats` fresh ones, the best `survivors` of those with twice as many fresh ones again. Each counts with
-    its last mean at max_epoch (diverged: worst), so the quantiles are of what a configuration is worth over
-    seeds and splits, as the optimum is, and not of lucky splits.
+    `repeats` fresh ones, the best `survivors` of those with `final_repeats` / 2 fresh ones again. Each counts
+    with its last mean at max_epoch (diverged: worst), so the quantiles are of what a configuration is worth
+    over seeds and splits, as the optimum is, and not of lucky splits.
 
     The `survivors` best by validation, and in each of `rounds` as many perturbations of the best so far, are
     trained with `repeats` fresh seeds and splits and ranked by their mean validation loss at the epoch where
     that is lowest. The best `finalists` are retrained with `final_repeats` fresh seeds and splits:
-    configuration and epoch are chosen by the mean test loss on one half and valued on the other half.
+    configuration and epoch are chosen by the mean test loss on one half and valued on the other half, on
+    which the best random configurations are valued too. But for the first sample, all configurations of a
+    step share their seeds and splits: good ones differ by less than the luck of a split.
 
-    `share` takes as much of the counts of configurations, where a training is dear; repeats stay.
+    `share` takes that part of the counts of configurations, where a training is dear; repeats stay.
     """
     random, better, survivors, finalists = (
         max(round(share * count), 4) for count in (random, better, survivors, finalists)
@@ -109,14 +111,23 @@ def _make_table(objective, settings, random, better, survivors, repeats, rounds,
     lanes, chunk = getattr(objective, "pool", 64), getattr(objective, "chunk", objective.max_epoch)
     run = _compile(objective, lanes, chunk)
     draw = np.random.default_rng(ROOT_SEED)
+    half = final_repeats // 2
+    trainings = 0
+
+    def score(points, seeds):
+        """Losses f64[points, seeds, stops], told and true, of each point with each seed."""
+        nonlocal trainings
+        x, count = np.repeat(points, len(seeds), axis=0), (len(points), len(seeds), -1)
+        trainings += len(x)
+        told, true = run(x, np.tile(seeds, len(points)))
+        return told.reshape(count), true.reshape(count)
+
     given = 0
 
-    def score(points, copies):
+    def fresh(copies):
         nonlocal given
-        x = np.repeat(points, copies, axis=0)
-        told, true = run(x, given + np.arange(len(x)))
-        given += len(x)
-        return told.reshape(len(points), copies, -1), true.reshape(len(points), copies, -1)
+        given += copies
+        return given - copies + np.arange(copies)
 
     def fix(x):
         return np.asarray(cube.fix(jnp.asarray(x, jnp.float32)))
@@ -126,31 +137,33 @@ def _make_table(objective, settings, random, better, survivors, repeats, rounds,
         return np.where(np.isfinite(told), told, np.inf).mean(axis=1).min(axis=1)
 
     points = fix(draw.random((random, cube.width)))
-    told, true = score(points, 1)
+    told, true = (losses[:, None] for losses in run(points, fresh(random)))
+    trainings += random
 
     def ends(true):
         """Mean test loss f64[points] at max_epoch; not finite is worst."""
         return np.where(np.isfinite(true[..., -1]), true[..., -1], np.inf).mean(axis=1)
 
     first, value = worth(told), ends(true)
-    for count, copies in ((better, repeats), (survivors, 2 * repeats)):
+    chosen_on, valued_on = fresh(half), fresh(half)
+    for count, seeds in ((better, fresh(repeats)), (survivors, valued_on)):
         rows = np.argsort(value, kind="stable")[:count]
-        value[rows] = ends(score(points[rows], copies)[1])
+        value[rows] = ends(score(points[rows], seeds)[1])
     ordered = np.sort(value)
     quantiles = ordered[np.clip(np.ceil(np.array(LEVELS) * random - 1e-9).astype(int) - 1, 0, random - 1)]
 
     pool = points[np.argsort(first, kind="stable")[:survivors]]
-    value = worth(score(pool, repeats)[0])
+    shared = fresh(repeats)
+    value = worth(score(pool, shared)[0])
     for number in range(rounds):
         parents = pool[np.argsort(value, kind="stable")[:finalists]][draw.integers(0, finalists, survivors)]
         step = 0.1 * 0.6**number
         children = fix(parents + step * draw.standard_normal(parents.shape))
         pool = np.concatenate([pool, children])
-        value = np.concatenate([value, worth(score(children, repeats)[0])])
+        value = np.concatenate([value, worth(score(children, shared)[0])])
 
     best = pool[np.argsort(value, kind="stable")[:finalists]]
-    _, true = score(best, final_repeats)
-    half = final_repeats // 2
+    true = score(best, np.concatenate([chosen_on, valued_on]))[1]
     chosen = np.unravel_index(true[:, :half].mean(axis=1).argmin(), true[:, 0].shape)
     judged = true[chosen[0], half:, chosen[1]]
     epoch = min((int(chosen[1]) + 1) * chunk, objective.max_epoch)
@@ -158,15 +171,14 @@ def _make_table(objective, settings, random, better, survivors, repeats, rounds,
     shown = ", ".join(f"{name}={v if isinstance(v, str) else f'{v:.3g}'}" for name, v in config.items())
     how = (
         f"quantiles: mean test loss at epoch {objective.max_epoch} of {random} uniform random "
-        f"configurations, each with its own seed and split, the best {better} with {repeats} fresh ones, the "
-        f"best {survivors} of those with {2 * repeats} fresh ones again; diverged = worst. optimum_static: "
-        f"the best {survivors} by validation and {rounds} rounds of {survivors} perturbations of the best "
-        f"{finalists} so far, "
-        f"{repeats} fresh seeds and splits each; the best {finalists} retrained with {final_repeats} fresh "
-        f"seeds and splits; configuration and epoch chosen by mean test loss on {half}, valued on the other "
-        f"{final_repeats - half}: {shown}, epoch {epoch}; standard error "
+        f"configurations, each with its own seed and split, the best {better} with {repeats} shared ones, "
+        f"the best {survivors} of those with the {half} on which the optimum is valued; diverged = worst. "
+        f"optimum_static: the best {survivors} by validation and {rounds} rounds of {survivors} "
+        f"perturbations of the best {finalists} so far, with {repeats} shared seeds and splits; the best "
+        f"{finalists} retrained with {2 * half} others; configuration and epoch chosen by mean test loss on "
+        f"{half}, valued on the other {half}: {shown}, epoch {epoch}; standard error "
         f"{judged.std(ddof=1) / np.sqrt(len(judged)):.4f}, standard deviation over seeds and splits "
-        f"{judged.std(ddof=1):.4f}. {given} trainings."
+        f"{judged.std(ddof=1):.4f}. {trainings} trainings."
     )
     return {
         "how": how,
