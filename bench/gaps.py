@@ -126,17 +126,17 @@ def _middle(gap: Gap, entry: tuple[str, str]) -> float:
 
 
 def answers(gap: Gap) -> list[Answer]:
-    """Does changing in training beat tuned schedules? To beat every one, the 95 % interval of the difference
-    must lie above 0 against each. To be beaten by some, it must lie below 0 against one, at a level that is
-    corrected for how many there are (Bonferroni)."""
+    """Does changing in training beat tuned schedules? To beat every one, the interval of the difference must
+    lie above 0 against each, at a level that is corrected for how many change (Bonferroni: the best of them
+    is looked at). To be beaten, it must lie below 0 against one, corrected for how many are tuned."""
     if not gap.tuned:
         return []
 
     best = max(gap.tuned, key=lambda entry: _middle(gap, entry))
-    strict = 1 - 0.05 / len(gap.tuned)
+    many, strict = 1 - 0.05 / len(gap.changers), 1 - 0.05 / len(gap.tuned)
     found = []
     for changer in gap.changers:
-        beats = all(difference(gap, changer, t, 0.95)[1] > 0 for t in gap.tuned)
+        beats = all(difference(gap, changer, t, many)[1] > 0 for t in gap.tuned)
         beaten = any(difference(gap, changer, t, strict)[2] < 0 for t in gap.tuned)
         found.append(Answer(changer, beats, beaten, best, *difference(gap, changer, best, 0.95)))
     return found

@@ -494,7 +494,7 @@ def dial_figure(table: Any) -> str:
 
 
 SCHEDULE_MARKS = {"constant": "o", "linear": "^", "cosine": "s", "step": "D", "power": "v"}
-CLOSED = (-0.6, 1.05)  # of the log gap: what lies outside is drawn as an arrow at the edge
+CLOSED = (-1.5, 1.05)  # of the log gap: what lies outside is drawn as an arrow at the edge
 
 
 def gap_figure(table: Any) -> str:
@@ -510,7 +510,7 @@ def gap_figure(table: Any) -> str:
     schedules = list(dict.fromkeys(table["schedule"]))
     panel = 0.27 * len(labels) + 0.1
     height = len(groups) * (panel + 0.62) + 1.0
-    figure, axes = _figure(max(2.3 * len(budgets) + 1.6, 6.0), height, len(budgets), len(groups))
+    figure, axes = _figure(max(2.1 * len(budgets) + 1.6, 9.0), height, len(budgets), len(groups))
     figure.subplots_adjust(left=1.55 / figure.get_size_inches()[0], right=0.985, wspace=0.08,
                            bottom=0.5 / height, top=1 - 0.85 / height, hspace=0.62 / panel)  # fmt: skip
     low, high = CLOSED
@@ -535,8 +535,8 @@ def gap_figure(table: Any) -> str:
         ax.set_ylim(len(labels) - 0.5, -0.5)
         ax.set_yticks(range(len(labels)), labels)
         ax.tick_params(axis="y", labelleft=budget == budgets[0], length=0)
-        ax.set_title(f"{group}\n{budget:g} trainings" if budget == budgets[0] else f"{budget:g} trainings",
-                     fontsize=9.5)  # fmt: skip
+        name = f"{group}\n" * bool(budget == budgets[0])
+        ax.set_title(f"{name}{budget:g} trainings", fontsize=9.5, loc="left")
     for ax in axes[-len(budgets) :]:
         ax.set_xlabel("share of the log gap closed")
     kinds = [(v, SCHEDULE_MARKS.get(v, "P"), INK) for v in schedules]

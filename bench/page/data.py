@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench import measures
 from bench.dials import End, dial_table, dials
-from bench.gaps import Ends, Gap, answers, gap_table, groups, shares
+from bench.gaps import Ends, Gap, answer_table, gap_table, groups, shares
 from bench.metrics import LEVELS, MOST, NEAR, SHARES, TARGETS, Results, Scored, curves, evaluate, summary
 from bench.page.budget import CHANCE, CLOSE, rows_at, sentence
 from bench.page.budget import SURE as SURELY
@@ -300,6 +300,8 @@ class Page:
                 },
                 few,
             )
+            if not few and max(self.workers(i.cell) for i in items) == 1:
+                continue  # one worker is always busy: its clock shows little that the budget does not
             use = {i.cell.label: worker_use(largest_trace(i), self.workers(i.cell)) for i in items}
             clock = clock_curves(items, ratio, 90 if len(items) <= FEW else 40)
             out[f"{objective}.clock"] = Task(clock_figure, (clock, use, ratio), {}, few)
@@ -376,31 +378,28 @@ class Page:
                     found.append(Gap(group, budget, entries, changers, tuned))
         return found
 
-    def gap_answers(self) -> list[str]:
-        """Whether changing in training beats tuned schedules, in sentences (plain text), one a group."""
-        told: dict[str, list[str]] = {}
-        for gap in self.gaps:
-            found = answers(gap)
-            if not found:
-                continue
-            winners = [a.changer for a in found if a.beats]
-            lost, near = sum(a.beaten for a in found), max(found, key=lambda a: (a.margin, a.low))
-            text = f"With {gap.budget:g} trainings "
-            if winners:
-                beat = "beats" if len(winners) == 1 else "beat"
-                text += f"{listed(' on '.join(w) for w in winners)} {beat} every tuned schedule"
-            elif lost == len(found):
-                text += f"nothing that changes in training does: tuned schedules beat each of {lost}"
-            else:
-                text += f"nothing that changes in training clearly does: {lost} of {len(found)} are beaten"
-            side = "higher" if near.margin > 0 else "lower"
-            text += (
-                f"; the best tuned is {' on '.join(near.by)}, the nearest to it {' on '.join(near.changer)}, "
-                f"whose share of the log gap is {number(abs(near.margin), 2)} {side} "
-                f"({number(near.low, 2)} to {number(near.high, 2)})"
+    @cached_property
+    def gap_answers(self) -> pd.DataFrame:
+        """Whether changing in training beats tuned schedules: `bench.gaps.answer_table`."""
+        return answer_table(self.gaps)
+
+    def gap_rows(self) -> list[list[str]]:
+        """`gap_answers` as GAP_COLUMNS."""
+        rows = []
+        for r in self.gap_answers.to_dict("records"):
+            answer = (
+                f"yes: {r['beat']} of {r['of']} beat every tuned one"
+                if r["beat"]
+                else f"no: each of {r['of']} is beaten"
+                if r["beaten"] == r["of"]
+                else f"undecided: {r['beaten']} of {r['of']} are beaten"
             )
-            told.setdefault(gap.group.name, []).append(text)
-        return [f"{group}: {'. '.join(texts)}." for group, texts in told.items()]
+            rows.append([
+                r["group"], f"{r['budget']:g}", r["tuned"], number(r["tuned_share"], 2), r["changing"],
+                number(r["changing_share"], 2),
+                f"{number(r['margin'], 2)} ({number(r['low'], 2)} to {number(r['high'], 2)})", answer,
+            ])  # fmt: skip
+        return rows
 
     def shares(self) -> pd.DataFrame:
         """Mean over objectives of the share of runs that reach the best 10, 1 and .1 % of random
@@ -549,6 +548,10 @@ class Page:
         return rows
 
 
+GAP_COLUMNS = [
+    "objective", "trainings", "best tuned beforehand", "share", "changed in training, nearest to it", "share",
+    "difference", "beats every tuned one?",
+]  # fmt: skip
 CELL_COLUMNS = [
     "objective",
     "strategy",

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.gaps import verdict
 from bench.metrics import SHARES
 from bench.page.budget import SCRIPT, slider
-from bench.page.data import CELL_COLUMNS, HOW, READING, Page
+from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
 from bench.page.measures import pair_rows, sections
 from bench.page.words import (
     ABSOLUTE,
@@ -225,7 +226,7 @@ def _numbers(page: Page) -> str:
             status = page.state(objective, label)[0]
             head = f'<tr><th scope="row">{escape(objective)}</th><td>{chip(label)}</td><td>{status}</td>'
             if r is None or status == "failed":
-                rows.append(head + "<td></td>" * (len(names) - 3) + "</tr>")
+                rows.append(head + '<td data-v=""></td>' * (len(names) - 3) + "</tr>")
                 continue
             values = [r[k] for k in ("runs", "budget", "reached")]
             values += [r[k] for reading in READING.values() for k in reading]
@@ -294,9 +295,9 @@ GAPS = (
     "of hyperparameters (1) that runs close; median and 95 % interval over runs, an arrow where it lies "
     "further to the left. Hollow: the schedule's hyperparameters tuned beforehand, in the same total budget; "
     "full: changed in training, on top of the schedule where that is not constant. The best sequence is a "
-    "bound, not a competitor. To beat every tuned schedule, the 95 % interval of the difference over the "
-    "same seeds must lie above 0 against each; to be beaten, below 0 against one, corrected for their "
-    "number."
+    "bound, not a competitor. To beat every tuned schedule, the interval of the difference over the same "
+    "seeds must lie above 0 against each, corrected for how many are tried; to be beaten, below 0 against "
+    "one, corrected for how many are tuned."
 )
 
 
@@ -305,7 +306,8 @@ def _gaps(page: Page, figures: dict[str, str]) -> list[str]:
         return []
     return [
         '<h2 id="gaps">Does changing hyperparameters in training beat a tuned schedule?</h2>',
-        bullets(escape(s) for s in page.gap_answers()),
+        prose(escape(verdict(page.gap_answers))),
+        plain_table(GAP_COLUMNS, page.gap_rows(), labels=None),
         prose(escape(GAPS), kind="small"),
         f"<figure>{figures['gaps']}</figure>",
     ]
@@ -378,7 +380,7 @@ def _measures(page: Page, figures: dict[str, str]) -> list[str]:
 CLOCK = (
     "Left: the true loss of the best found against simulated time, runs of the largest budget, median with "
     "its 95 % interval. Right: the share of the workers' time, until the last job of a run, in which they "
-    "trained: median and range over runs."
+    "trained: median and range over runs. Where objectives are many, only those that had several workers."
 )
 PICTURES = (
     "The first seed's run of the largest budget. Grey: all jobs; bold: those that made the winner's weights; "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bench.gaps import verdict
 from bench.page.budget import rows_at
-from bench.page.data import CELL_COLUMNS, HOW, READING, Page
+from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
 from bench.page.html import DIALS, GAPS
 from bench.page.measures import efficiency_said, percent
 from bench.page.words import interval, trials
@@ -115,7 +116,8 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
         out += ["## What each dial decides", "", DIALS, "", "![Dials](figures/dials.svg)", ""]
     if "gaps" in figures:
         out += ["## Does changing hyperparameters in training beat a tuned schedule?", ""]
-        out += [*(f"- {s}" for s in page.gap_answers()), "", GAPS, "", "![Gaps](figures/gaps.svg)", ""]
+        out += [verdict(page.gap_answers), "", _md_table(GAP_COLUMNS, page.gap_rows()), "", GAPS, ""]
+        out += ["![Gaps](figures/gaps.svg)", ""]
     for objective in page.objectives:
         out += [f"## {objective}", "", page.meaning(objective), ""]
         if objective in figures:
