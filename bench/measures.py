@@ -415,7 +415,7 @@ def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.D
     """Relative to one strategy. Factor of trainings that each label needs of the baseline's on each
     objective, and ("all") over families: label, objective, factor, low, high, reason. Of more than 300
     cells, those of one objective have no interval: it is resampled."""
-    rows, draws = [], 200 if len(panel.cells) <= 300 else 0
+    rows, draws = [], 200 if len(panel.cells) <= 150 else 0
     for label in panel.labels:
         if label == baseline:
             continue

@@ -455,9 +455,15 @@ def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int, scale:
         return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=1), np.inf)
 
     true = of_incumbent(runs.true_loss)
-    mine = goals.loc[runs.instance]
-    reached = [reached_after(true, mine[name].to_numpy(), runs.spent, runs.count) for name in TARGETS]
-    optimum, median = (mine[name].to_numpy(np.float64) for name in ("optimum", "median"))
+    at = goals.index.get_indexer(pd.Index(runs.instance))
+    if (at < 0).any():
+        raise KeyError(f"no targets for instance {runs.instance[at < 0][0]}")
+
+    def of_instance(name):
+        return goals[name].to_numpy(np.float64)[at]
+
+    reached = [reached_after(true, of_instance(name), runs.spent, runs.count) for name in TARGETS]
+    optimum, median = of_instance("optimum"), of_instance("median")
     log = scale == "log" and bool((optimum > 0).all())
     return Score(runs, true, of_incumbent(runs.loss), optimum, median, np.stack(reached) / max_epoch, log)
 
@@ -586,12 +592,13 @@ def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFram
 def step_values(s: Score, values: np.ndarray, grid: np.ndarray, max_epoch: int, before: float) -> np.ndarray:
     """Each run's step function at budgets grid f64[g] (full trainings): values f64[runs, jobs] hold from
     the moment of their job on, `before` until the first: f64[runs, g]."""
-    out = np.full((len(values), len(grid)), before)
     at = np.floor(grid * max_epoch + 1e-9)
-    for i, n in enumerate(s.runs.count):
-        index = np.searchsorted(s.runs.spent[i, :n], at, side="right") - 1
-        out[i] = np.where(index >= 0, values[i, np.maximum(index, 0)], before)
-    return out
+    runs, jobs = values.shape
+    # All runs in one search: each has a stretch of the number line to itself.
+    row = np.arange(runs)[:, None] * (max(float(s.runs.spent.max(initial=0)), float(at.max(initial=0))) + 1.0)
+    found = np.searchsorted((s.runs.spent + row).ravel(), (at + row).ravel(), side="right")
+    index = np.minimum(found.reshape(runs, -1) - np.arange(runs)[:, None] * jobs, s.runs.count[:, None]) - 1
+    return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=1), before)
 
 
 class Curves(NamedTuple):
