@@ -77,8 +77,9 @@ class Run:
         prior: Prior | None = None,
         hint: np.ndarray | None = None,
         most: int = 1,
+        charged: int = 0,
     ):
-        """`most`: workers that the run will ever have."""
+        """`most`: workers that the run will ever have · `charged`: epochs of the budget spent beforehand."""
         cube = space.cube()
         made: dict[str, Any] = dict(max_epoch=max_epoch, budget=budget)
         self.host = host_factory(factory)
@@ -95,6 +96,7 @@ class Run:
             budget_epochs(budget, max_epoch), max_epoch, np.asarray(cube.change),
             "resume" in self.strategy.needs, "copy" in self.strategy.needs,
         )  # fmt: skip
+        self.cluster.spent += charged
         self.outstanding: dict[int, tuple[int, Granted]] = {}  # job -> its place and itself
         self.prior, self.hint = prior, hint
         self.begun = False

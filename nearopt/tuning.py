@@ -165,7 +165,7 @@ class Tuning:
             rate = self.find_rate(strategy, range_test)
             self.search(rate)
             self.confirm()
-            if math.prod(self.settings.confirm) and not math.prod(self.reserve()):
+            if math.prod(self.reserved()) and self._repeats_itself():
                 self.search(rate, left=True)
         except KeyboardInterrupt:
             self.end_pool()
@@ -320,19 +320,32 @@ class Tuning:
 
     # The strategy's trials -----------------------------------------------------------------------------
 
+    @property
+    def plans(self) -> list[dict[str, Any]]:
+        return [line for line in self.log.lines if line["kind"] == "plan"]
+
     def reserve(self) -> tuple[int, int]:
-        """How many configurations are confirmed with how many seeds: at most a third of the budget."""
+        """How many configurations a plan made now leaves to be confirmed, with how many seeds: for at most a
+        third of the budget, or of what was added to it."""
         k, n = self.settings.confirm
-        if k == 0 or n == 0:
+        if k == 0 or n == 0 or self._repeats_itself():
             return 0, 0
-        if not self.function.seeded and repeats_itself(self.log.lines, self.space):
-            return 0, 0  # nothing is random: there is no noise to look for
         if self.settings.trials is not None:
-            most = self.settings.trials * CONFIRM_SHARE / self.function.folds
+            before = next((plan["total"] for plan in reversed(self.plans) if plan["total"]), 0.0)
+            most = (self.settings.trials - before) * CONFIRM_SHARE / self.function.folds
         else:
             most = self._hours() * CONFIRM_SHARE / max(self.hours_of_training(), 1e-9)
-        k = min(k, math.floor(most / n + 1e-9))
+        k = max(min(k, math.floor(most / n + 1e-9)), 0)
         return (k, n) if k else (0, 0)
+
+    def reserved(self) -> tuple[int, int]:
+        """What the last plan left to be confirmed."""
+        k, n = self.plans[-1]["reserve"] if self.plans else (0, 0)
+        return k, n
+
+    def _repeats_itself(self) -> bool:
+        """Whether nothing is random in the function, so that there is no noise to look for."""
+        return not self.function.seeded and repeats_itself(self.log.lines, self.space)
 
     def _hours(self) -> float:
         assert self.settings.hours is not None
@@ -346,13 +359,18 @@ class Tuning:
         """Whether the hours, where the budget is in hours, allow for more before the confirmation."""
         if self.settings.hours is None:
             return True
-        left = self.settings.hours - math.prod(self.reserve()) * self.hours_of_training()
+        kept = self.reserved() if self.plans else self.reserve()
+        left = self.settings.hours - math.prod(kept) * self.hours_of_training()
         return self.hours_spent() < left
 
     def budget(self, plan: dict[str, Any] | None, anytime: bool) -> float:
         """Trainings of a configuration that the whole of a plan (None: a new one) may cost."""
-        lines = [] if plan is None else [t for t in self.trials if t["segment"] == plan["segment"]]
-        own, folds = sum(line["trainings"] for line in lines), self.function.folds
+        folds = self.function.folds
+        if plan is None:
+            own = self.trainings(0, self._unclaimed())
+        else:
+            lines = [t for t in self.trials if t["segment"] == plan["segment"]]
+            own = sum(line["trainings"] for line in lines) + self.trainings(0, plan["charged"])
         if self.settings.trials is not None:
             outside = self.spent() - own
             return (self.settings.trials - outside) / folds - math.prod(self.reserve())
@@ -381,12 +399,11 @@ class Tuning:
         strategies that can use what is known by then."""
         from bench.drive import takes_prior
 
-        plans = [line for line in self.log.lines if line["kind"] == "plan"]
-        if not plans or plans[-1]["identity"] != self._identity(rate) or self._departed(plans[-1]):
+        plan = self.plans[-1] if self.plans else None
+        if plan is None or plan["identity"] != self._identity(rate) or self._departed(plan):
             return self.plan_anew(rate)
-        plan = plans[-1]
         if self._anytime(plan):
-            return self.enlarge(plan)
+            return self.enlarge(plan) if left or self._grown(plan) else plan
         return self.plan_anew(rate) if left and takes_prior(self.factory) else plan
 
     def plan_next(self, plan: dict[str, Any], trained: int, rate: float | None) -> dict[str, Any] | None:
@@ -415,7 +432,13 @@ class Tuning:
         if budget <= plan["budget"] * (1 + 1e-9):
             return plan
         changed = dict(plan, budget=budget, total=self.settings.trials, session=self.session)
+        changed["reserve"] = self.reserve()
         return self.log.append(**changed)
+
+    def _unclaimed(self) -> int:
+        """Epochs that a finder cost and no plan has on its account."""
+        cost = sum(line["kind"] == "finder" for line in self.log.lines)
+        return cost - sum({plan["segment"]: plan["charged"] for plan in self.plans}.values())
 
     def plan_anew(self, rate: float | None) -> dict[str, Any] | None:
         """A new run of the strategy, told of what is known already if it can be told; None where the budget
@@ -424,10 +447,10 @@ class Tuning:
 
         strategy = self.make(max(1.0, self.budget(None, False)))
         budget = self.budget(None, bool(strategy.anytime))
-        segment = sum(line["kind"] == "plan" for line in self.log.lines)
+        segment = len(self.plans)
         if budget + 1e-9 < 1:
-            if not segment:
-                self.say("the budget leaves nothing for the strategy: more trials are needed")
+            if not self.plans or self._grown(self.plans[-1]):
+                self.say(f"what is left does not pay for a training by {self.label}: more trials are needed")
             return None
         takes = takes_prior(self.factory)
         if self.history and not takes:
@@ -437,7 +460,7 @@ class Tuning:
         told = self.told() if takes else []
         return self.log.append(
             "plan", session=self.session, segment=segment, strategy=self.label, identity=self._identity(rate),
-            budget=budget, total=self.settings.trials, seed=self.settings.seed + segment, rate=rate,
+            budget=budget, total=self.settings.trials, reserve=self.reserve(), charged=self._unclaimed(), seed=self.settings.seed + segment, rate=rate,
             told_x=[x for x, _ in told], told_loss=[loss for _, loss in told],
         )  # fmt: skip
 
@@ -468,7 +491,7 @@ class Tuning:
             if line["kind"] == "session":
                 work.grant(workers)
                 workers, work.run.asking = line["workers"], True
-            elif line["kind"] == "plan" and line is not lines[first]:  # enlarged
+            elif line["kind"] == "plan" and line is not lines[first]:  # enlarged, since there is no later one
                 work.run.asking = True
             elif line["kind"] == "ended" and line["segment"] == segment:
                 work.grant(workers, line["granted"])
@@ -528,7 +551,7 @@ class Tuning:
 
     def confirm(self) -> None:
         """Trains the best configurations again with fresh seeds."""
-        k, n = self.reserve()
+        k, n = self.reserved()
         top = study_result.ranking(self.log.lines, self.space)[:k]
         wanted = []
         for line in top:
@@ -543,7 +566,7 @@ class Tuning:
                         )
                     )  # fmt: skip
         self.train_all(wanted[:1])
-        if math.prod(self.reserve()):
+        if not self._repeats_itself():
             self.train_all(wanted[1:])
 
     def new_folder(self, name: str) -> str | None:
@@ -594,11 +617,13 @@ class Work:
             x = np.array(plan["told_x"], np.float32)
             prior = Prior(x, loss, np.full(told, np.nan), np.full(told, study.max_epoch, np.int32))
         lanes = None if prior is None else Prior(*(a[None] for a in prior))
-        hint = None if plan["rate"] is None else hint_of_rates(study.space, [plan["rate"]])
+        rate = math.nan if plan["rate"] is None else plan["rate"]
+        hint = hint_of_rates(study.space, [rate]) if plan["charged"] or rate > 0 else None
         most = max(line["workers"] for line in study.log.lines if line["kind"] == "session")
         self.run = Run(
             with_prior(study.factory, lanes, 1, study.max_epoch), study.space, study.max_epoch,
             plan["budget"], plan["seed"], prior, None if hint is None else hint.x[0], most,
+            plan["charged"],
         )  # fmt: skip
         self.trial: dict[int, int] = {}  # slot of the strategy -> trial of the study
         self.last: dict[int, tuple[int, str | None, str]] = {}  # slot -> its last job, checkpoint, status
