@@ -413,7 +413,7 @@ def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
 
 def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.DataFrame:
     """Relative to one strategy. Factor of trainings that each label needs of the baseline's on each
-    objective, and ("all") over families: label, objective, factor, low, high, reason. Of more than 300
+    objective, and ("all") over families: label, objective, factor, low, high, reason. Of more than 150
     cells, those of one objective have no interval: it is resampled."""
     rows, draws = [], 200 if len(panel.cells) <= 150 else 0
     for label in panel.labels:

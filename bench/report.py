@@ -38,10 +38,10 @@ def build(folder: str | Path, processes: int = 1, pdf: bool = True) -> Path:
     _write(root / "summary.csv", page.table.to_csv(index=False))
     for name, table in measures.frames(found).items():
         _write(root / "measures" / f"{name}.csv", table.to_csv(index=False))
-    for name, (text, pdf) in drawn.items():
+    for name, (text, whole) in drawn.items():
         _write(root / "figures" / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
-        if pdf:
-            _write(root / "figures" / f"{name}.pdf", pdf)
+        if whole:
+            _write(root / "figures" / f"{name}.pdf", whole)
     figures = {name: text for name, (text, _) in drawn.items()}
     _write(root / "report.md", render_markdown(page, figures))
     _write(root / "report.html", render_html(page, figures))

@@ -86,7 +86,7 @@ padding:0 7px;white-space:nowrap}
 .sortable button::after{content:" \\2195";color:#b0b0a8}
 .sortable [aria-sort=ascending] button::after{content:" \\2191";color:var(--ink)}
 .sortable [aria-sort=descending] button::after{content:" \\2193";color:var(--ink)}
-.sortable td{font-variant-numeric:tabular-nums}
+.sortable td{white-space:nowrap}
 .act{font:inherit;font-size:14px;padding:4px 12px;border:1px solid var(--line);border-radius:6px;
 background:#f6f6f3;cursor:pointer}
 :focus-visible{outline:2.5px solid #0072b2;outline-offset:2px}
@@ -94,6 +94,7 @@ section{content-visibility:auto;contain-intrinsic-size:auto 500px}
 nav.small a{margin-right:14px;color:inherit}
 figure{margin:10px 0 4px}
 figure svg{width:100%;height:auto;display:block}
+.natural svg{width:auto;max-width:100%}
 figcaption{font-size:13.5px;color:var(--soft);max-width:100ch}
 pre{font:12.5px/1.45 ui-monospace,Menlo,Consolas,monospace;background:#f6f6f3;
 padding:10px 14px;overflow-x:auto;white-space:pre-wrap}
@@ -104,6 +105,7 @@ h3,figure,tr{break-inside:avoid}h2,h3{break-after:avoid}.noprint{display:none}
 details::details-content{content-visibility:visible;height:auto}.tall{max-height:none;overflow:visible}
 .scroll{overflow:visible}section{content-visibility:visible}summary{font-weight:600}
 .sortable button::after{content:""}.rows{font-size:8.5pt}.rows td.n{white-space:normal}
+.rows.sortable{font-size:6.2pt}.sortable th,.sortable td{padding:2px 5px 2px 0}
 .head{font-size:9pt}.head td,.head tbody th{padding:4px}.ci,.miss{font-size:8pt}}
 """
 

@@ -96,7 +96,8 @@ def drawings(found: Measures) -> dict[str, Task]:
 
 
 def _figure(figures: dict[str, str], name: str) -> str:
-    return f"<figure>{figures[name]}</figure>" if name in figures else ""
+    kind = "" if name == "over_budget" else ' class="natural"'  # the others are small: not stretched
+    return f"<figure{kind}>{figures[name]}</figure>" if name in figures else ""
 
 
 def _rows(table: Any, columns: dict[str, Any]) -> list[list[str]]:
