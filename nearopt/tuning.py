@@ -460,7 +460,8 @@ class Tuning:
         told = self.told() if takes else []
         return self.log.append(
             "plan", session=self.session, segment=segment, strategy=self.label, identity=self._identity(rate),
-            budget=budget, total=self.settings.trials, reserve=self.reserve(), charged=self._unclaimed(), seed=self.settings.seed + segment, rate=rate,
+            budget=budget, total=self.settings.trials, reserve=self.reserve(), charged=self._unclaimed(),
+            seed=self.settings.seed + segment, rate=rate,
             told_x=[x for x, _ in told], told_loss=[loss for _, loss in told],
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from bench.space import Choice, Float, Int, Space
 from nearopt.study_log import NAME, Log, read
 from nearopt.study_result import result_of
 from strategies.random_search import RandomSearch
+from strategies.workflow import Workflow
 
 SPACE = Space(
     {
@@ -367,6 +368,16 @@ def test_the_best_are_confirmed_with_fresh_seeds_within_the_budget(tune):
     assert sum(line.get("stage") == "confirm" for line in small.lines) == 3
 
 
+def test_what_is_added_is_split_like_a_budget_of_its_own(tune):
+    first = tune(noisy, SPACE, trials=9, confirm=(3, 3))
+    more = tune(noisy, SPACE, trials=12, confirm=(3, 3))  # a third of three pays for no confirmation
+    assert trials(more)[:9] == trials(first) and more.spent == 12
+    assert [line["stage"] for line in trials(more)[9:]] == ["search"] * 3
+    again = tune(noisy, SPACE, trials=30, confirm=(3, 3))
+    stages = [line["stage"] for line in trials(again)[12:]]
+    assert stages == ["search"] * 12 + ["confirm"] * (len(stages) - 12) and 3 <= len(stages) - 12 <= 6
+
+
 def test_a_function_that_repeats_itself_is_confirmed_once(tune):
     study = tune(loss, SPACE, trials=12, confirm=(3, 3))
     assert sum(line.get("stage") == "confirm" for line in study.lines) == 1 and study.spent == 12
@@ -416,6 +427,31 @@ def test_the_page_is_one_file_and_says_what_the_study_says(tune, tmp_path):
     for title in ("History", "Parallel coordinates", "Slices", "Importance", "Best trials"):
         assert f"<h2>{title}</h2>" in text
     assert f"loss {study.value:.4g}" in text and "×" in text and "nan" not in text
+
+
+def range_test(config, rates):
+    """Falls to 0.1, then explodes."""
+    return [2 - 1.5 / (1 + math.exp(-3 * (math.log10(r) + 2.5))) + (r / 0.1) ** 4 * 0.3 for r in rates]
+
+
+@pytest.mark.slow
+def test_the_finder_is_run_once_charged_and_told(tune):
+    asked = []
+
+    def finder(config, rates):
+        asked.append(config)
+        return range_test(config, rates)
+
+    rest = dict(strategy=partial(Workflow, random=20), max_epoch=9, name="s")
+    study = tune(by_epoch, SPACE, trials=6, range_test=finder, **rest)
+    line = next(line for line in study.lines if line["kind"] == "finder")
+    assert asked == [{"rate": 1e-3, "depth": 4, "kind": "a"}] and line["trainings"] == pytest.approx(1 / 9)
+    assert 1e-3 < line["rate"] < 3e-2 and study.spent == pytest.approx(6)
+    rates = study.trials["hp_rate"][1:] / line["rate"]
+    assert len(rates) == 5 and (np.abs(np.log10(rates)) <= 0.5 + 1e-3).all()
+    assert study.trials["until"].tolist() == [9] * 5 + [8]
+    more = tune(by_epoch, SPACE, trials=8, range_test=finder, **rest)
+    assert trials(more)[:6] == trials(study) and len(asked) == 1
 
 
 # Bad input ----------------------------------------------------------------------------------------------
