@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import optax
 import pytest
 from omegaconf import OmegaConf
 
+from bench.contract import check_objective
 from bench.protocols import MissingData
 from bench.reference import LEVELS
 from bench.simulate import LESS
@@ -271,6 +273,28 @@ def test_folds_are_trainings_of_their_own():
     for f in range(3):
         assert set(kept[f]) == set(held.ravel()) - set(held[f])
     assert not set(np.asarray(instance.test)) & set(held.ravel())
+
+
+TINY = {"max_epoch": 3, "training": 32, "validation": 16, "test": 16, "micro_batch": 8}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data": "text", "model": "transformer", "width": 16, "blocks": 2},
+        {"data": "mnist_sample", "model": "cnn", "width": 6},
+        {"data": "mnist1d", "model": "cnn", "width": 6},
+        {"data": "diabetes", "folds": 3, "width": 8},
+        {"model": "logistic"},
+    ],
+    ids=str,
+)
+def test_every_network_keeps_the_rules(settings):
+    """What the listed tasks are held to, in sizes that take seconds."""
+    if find_spec(data.SETS[settings.get("data", "digits")].module) is None:
+        pytest.skip("needs the extra tasks")
+    assert check_objective(Task(**TINY, **settings)) == []
 
 
 def test_splits_are_disjoint_and_differ():
