@@ -7,12 +7,14 @@ Those of a `Sample` return one value a seed, f64[seeds]; those of runs and of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
-from bench.importance import MATTERS, importance, ranks, whole_and_best
+from bench.importance import MATTERS, Importance, importance, ranks, whole_and_best
 from bench.inference import win_probability
 from bench.metrics import Score, step_values
 from bench.ranking import log_efficiency_interval
@@ -37,7 +39,8 @@ class Effect(NamedTuple):
     note: str = ""
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, eq=False)  # equal to itself only, so that what is found of it can be kept
+class Sample:
     """Random configurations of an objective, trained to the end.
 
     roles: of each axis · x f64[n, d] in the unit cube · told, true f64[seeds, n, epochs], infinite: diverged
@@ -70,7 +73,7 @@ class Sample(NamedTuple):
         ends = np.where(np.isfinite(values[..., -1]), values[..., -1], np.inf)
         gap = np.median(ends, 1) - self.best(values)
         if not (np.isfinite(gap) & (gap > 0)).all():
-            raise Missing("half of the random configurations diverge: there is no gap to measure in")
+            raise Missing("there is no gap from the best to the median random configuration to measure in")
         return gap
 
 
@@ -94,19 +97,22 @@ def epoch_at(share: float, epochs: int) -> int:
 # Importance ---------------------------------------------------------------------------------------------
 
 
-def _shares(sample: Sample, space: str, at: float) -> list[np.ndarray]:
-    """Shares of the variance of ranks f64[d] in each seed; of repetitions one, of their mean ranks."""
+@lru_cache(maxsize=64)
+def _importance(sample: Sample, space: str, at: float) -> list[Importance]:
+    """Shares of the variance of ranks in each seed, over the whole space or within the best quartile."""
     epochs = sample.true.shape[2]
     index = epochs - 1 if at == 1 else epoch_at(at, epochs)
     losses = np.where(np.isfinite(sample.true[..., index]), sample.true[..., index], np.inf)
     if losses.shape[1] < 32:
         raise Missing(f"{losses.shape[1]} configurations: too few for importance")
-    found = []
-    for row in losses:
-        rank = ranks(row)
-        whole = importance(sample.x, rank) if space == "whole" else whole_and_best(sample.x, row)[1]
-        found.append(whole.first)
-    return found
+    if space == "whole":
+        return [importance(sample.x, ranks(row)) for row in losses]
+    return [whole_and_best(sample.x, row)[1] for row in losses]
+
+
+def _shares(sample: Sample, space: str, at: float) -> list[np.ndarray]:
+    """Shares f64[d] that each axis explains alone, in each seed."""
+    return [found.first for found in _importance(sample, space, at)]
 
 
 def _of_role(sample: Sample, shares: np.ndarray, role: str) -> float:
@@ -160,8 +166,7 @@ def interaction(sample: Sample, one: str = "rate", two: str = "batch") -> np.nda
         if role not in sample.roles:
             raise Missing(f"its space has no axis of the role {role}")
     a, b = ([i for i, r in enumerate(sample.roles) if r == role] for role in (one, two))
-    ends = np.where(np.isfinite(sample.true[..., -1]), sample.true[..., -1], np.inf)
-    return np.array([importance(sample.x, ranks(row)).pairs[np.ix_(a, b)].sum() for row in ends])
+    return np.array([found.pairs[np.ix_(a, b)].sum() for found in _importance(sample, "whole", 1.0)])
 
 
 # Random configurations ------------------------------------------------------------------------------------

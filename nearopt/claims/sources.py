@@ -88,7 +88,7 @@ class Sources:
 
     def __init__(self, folder: Path, places: dict[str, str] | None = None):
         self.folder, self.places = folder, places or {}
-        self._samples: dict[str, Sample] = {}
+        self._samples: dict[tuple, Sample] = {}
         self._objectives: dict[str, Any] = {}
 
     def entry(self, text: str) -> catalogue.Entry:
@@ -124,29 +124,26 @@ class Sources:
 
     def sample(self, claim: Claim, text: str) -> Sample:
         """Random configurations with their curves, recorded now where none are; raises Missing."""
-        if text in self._samples:
-            return self._samples[text]
         shipped = self.shipped(text)
+        per_objective = claim.record.get("per_objective") or {}
+        configurations, seeds = (
+            int(claim.own(text, per_objective, key, claim.record.get(key, otherwise)))
+            for key, otherwise in (("configurations", CONFIGURATIONS), ("seeds", SEEDS))
+        )
+        key = (text, 0, 0) if shipped is not None else (text, configurations, seeds)
+        if key in self._samples:
+            return self._samples[key]
         if shipped is not None:
-            self._samples[text] = read_recording(shipped, True)
-            return self._samples[text]
+            self._samples[key] = read_recording(shipped, True)
+            return self._samples[key]
         from nearopt.recording import record
 
         objective, folder = self.objective(text), self.folder / CURVES / self.entry(text).label
-        configurations, seeds = (
-            int(
-                claim.own(
-                    text, claim.record.get("per_objective") or {}, key, claim.record.get(key, otherwise)
-                )
-            )
-            for key, otherwise in (("configurations", CONFIGURATIONS), ("seeds", SEEDS))
-        )
         for _ in record(objective, folder, configurations, seeds):
             pass
         alike = kind_of(claim, text) == "real"
-        found = read_recording(folder, alike, self._optimum(objective, seeds, alike))
-        self._samples[text] = found
-        return found
+        self._samples[key] = read_recording(folder, alike, self._optimum(objective, seeds, alike))
+        return self._samples[key]
 
     def _optimum(self, objective: Any, seeds: int, alike: bool) -> np.ndarray | None:
         """The instances' lowest loss f64[seeds], where all configurations are known or a formula says it."""

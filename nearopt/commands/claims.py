@@ -75,10 +75,9 @@ def main(words: list[str]) -> int:
     places = {k: v for k, v in given.items() if k not in ("name", "objective")}
     sources, clock = Sources(folder, places), time.perf_counter()
     _use_cache(cache_folder())
-    for one in claims:
-        sources.run(one)
     measured = []
     for one in claims:
+        sources.run(one)
         measured.append(measuring.measure(sources, one))
         print(f"{one.number:>3} {one.title}: {page.sentence(measured[-1])}", flush=True)
     path = page.write(folder, measured)
