@@ -100,7 +100,7 @@ def slider(leaders: pd.DataFrame, general: pd.DataFrame) -> str:
         "rows": [[[r[k] for k in order] for r in steps[b]] for b in budgets],
         "said": [sentence(steps[b][0], b) for b in budgets],
     }  # fmt: skip
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in HEAD)
     ticks = "".join(f'<option value="{i}" label="{b:g}"></option>' for i, b in enumerate(budgets))
     return (

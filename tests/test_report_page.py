@@ -1,0 +1,115 @@
+"""The page's words and its slider, from traces where it is known who wins, and from those that say little."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import measures, metrics, report
+from bench.page import budget
+from bench.page.data import Page
+from bench.page.html import render_html
+from bench.page.markdown import render_markdown
+from nearopt.importer import import_traces
+
+
+def traces(strengths, tasks=3, seeds=24, evaluations=32):
+    """A strategy's losses are the best of strengths[name] uniform draws: the stronger is better."""
+    rng, rows = np.random.default_rng(0), []
+    for t in range(tasks):
+        for name, strength in strengths.items():
+            loss = rng.random((seeds, evaluations, strength)).min(2)
+            rows += [(f"t{t}", s, name, e + 1, loss[s, e]) for s in range(seeds) for e in range(evaluations)]
+    return pd.DataFrame(rows, columns=["task", "seed", "method", "evaluation", "loss"])
+
+
+KNOWN = {f"t{i}": (0.0, (np.arange(20000) + 0.5) / 20000) for i in range(9)}
+
+
+def page_of(folder):
+    page = Page(metrics.load_folder(folder))
+    return page, render_html(page, {}), render_markdown(page, {})
+
+
+def data_of(html):
+    return json.loads(re.search(r'id="budget-data">(.*?)</script>', html)[1])
+
+
+@pytest.mark.parametrize("strategies", [2, 3, 10])
+def test_words_slider_and_tables_name_the_known_winner(tmp_path, strategies):
+    strengths = {f"m{i}": 3**i if strategies < 10 else 2**i for i in range(strategies)}
+    page, html, markdown = page_of(import_traces(traces(strengths), tmp_path / "x", references=KNOWN))
+    best, data = f"m{strategies - 1}", data_of(html)
+    at = {k: i for i, k in enumerate(data["keys"])}
+    assert data["budgets"][-1] == 32 and len(data["said"]) == len(data["budgets"]) == len(data["rows"])
+    last = data["rows"][-1]
+    assert len(last) == 4 and last[0][at["objective"]] == budget.ALL and last[0][at["first"]] == best
+    assert all(float(row[at["gap"]].replace("−", "-")) < 0.1 for row in last)
+    # Nine times the draws is seen at once; twice as many, near the optimum, need not be.
+    first = [row[at["first"]] for row in data["rows"][0][1:]]
+    assert strategies == 10 or first == [best] * 3
+    assert data["said"][-1] == page.verdict()[0] and f"32 full trainings, {best} " in data["said"][-1]
+    assert f"| 32 | {budget.ALL} | {best} |" in markdown
+    assert html.count('<tr><th scope="row">') == 3 * strategies + 3  # every number, and the cross table
+    for name, value in data["colours"].items():
+        assert f"background:{value}" in html, name
+
+
+def test_surely_chance_and_practically_equal_are_told_apart(tmp_path):
+    tasks = [
+        traces({"a": 1, "b": 9}, 1, 32),
+        traces({"a": 400, "b": 401}, 1, 32),
+        traces({"a": 2, "b": 2}, 1, 32),
+    ]
+    frame = pd.concat([t.assign(task=f"t{i}") for i, t in enumerate(tasks)])
+    page, html, _ = page_of(import_traces(frame, tmp_path / "x", references=KNOWN, budgets=[4, 32]))
+    rows = {r["objective"]: r for r in budget.rows_at(page.measures.leaders, page.measures.general, 4.0)}
+    assert rows["t0"]["sure"] == budget.SURE and rows["t0"]["first"] == "b"
+    assert rows["t1"]["sure"] == budget.CLOSE
+    assert rows["t2"]["sure"] == budget.CHANCE and "runs each would say" in rows["t2"]["why"]
+    assert budget.sentence(rows["t2"], 4.0).endswith("which may be chance.")
+    top = " ".join(page.leading())
+    assert "practically equal on" in top and "t1" in top
+    assert "relative: depends on who takes part" in html and "absolute: a strategy alone decides it" in html
+
+
+def test_few_runs_say_so(tmp_path):
+    page, html, _ = page_of(import_traces(traces({"a": 1, "b": 9}, 2, 1), tmp_path / "x", references=KNOWN))
+    rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
+    assert rows[1]["sure"] == budget.CHANCE and "one run a side" in rows[1]["why"]
+    assert "which may be chance" in page.verdict()[0] and "one run a side" in html
+    page, html, _ = page_of(import_traces(traces({"a": 1, "b": 9}, 1, 8), tmp_path / "y", references=KNOWN))
+    rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
+    assert "small sample: 8 runs" in rows[1]["why"] and "one family" in rows[0]["why"]
+    page, html, _ = page_of(import_traces(traces({"a": 1}, 1, 8), tmp_path / "z", references=KNOWN))
+    assert 'id="budget-range"' not in html and page.leading() == []
+
+
+def test_borrowed_references_are_said_on_the_page(tmp_path):
+    _, html, markdown = page_of(import_traces(traces({"random": 1, "b": 9}), tmp_path / "x"))
+    assert "targets depend on who took part" in html and "targets depend on who took part" in markdown
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    frame = traces({"a": 1, "b": 9}, 1, 8).assign(task="t0")
+    folder = import_traces(frame, tmp_path / "x", references=KNOWN)
+    hostile = "</script><script>alert(1)"
+    leaders = measures.leaders(Page(metrics.load_folder(folder)).measures.panel).assign(first=hostile)
+    text = budget.slider(leaders, leaders.assign(families=1, left_out=""))
+    assert text.count("</script>") == 1 and "<script>alert" not in text
+    assert data_of(text)["rows"][-1][0][1] == hostile
+
+
+def test_everything_is_written_beside_the_page(tmp_path):
+    folder = import_traces(traces({"random": 1, "b": 4}, 2, 8, 8), tmp_path / "x", references=KNOWN)
+    report.build(folder)
+    for name in ("leaders", "leaders_in_general", "against_leader", "times", "runtime_distribution", "wins",
+                 "ranks", "efficiency", "variance", "overtuning", "interquartile_means"):  # fmt: skip
+        assert len(pd.read_csv(folder / "measures" / f"{name}.csv")), name
+    for name in ("headline", "t0", "over_budget", "wins", "critical_difference", "efficiency"):
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF"), name
+        assert (folder / "figures" / f"{name}.svg").exists()
+    wins = pd.read_csv(folder / "measures" / "wins.csv").set_index("label")
+    assert wins.loc["b", "random"] > 0.5
