@@ -179,6 +179,28 @@ def test_gap_left_by_hand():
     assert log.gap_left(np.array([[1.0, np.sqrt(5.0), 5.0]]))[0] == pytest.approx([0, 0.5, 1])
 
 
+def test_steps_of_all_runs_are_those_of_each():
+    rng = np.random.default_rng(7)
+    rows = []
+    for seed in range(5):  # runs of different lengths, one without a job that fits
+        ends = np.cumsum(rng.integers(1, 4, seed * 3 + 1))
+        rows += [
+            (seed, 0, int(n), rng.random(), rng.random(), i, i + 1) for i, n in enumerate(np.diff([0, *ends]))
+        ]
+    table = pd.DataFrame(rows, columns=["seed", "start", "until", "loss", "true_loss", "started", "finished"])
+    table["job"] = table.groupby("seed").cumcount()
+    told = table[["start", "until", "loss", "true_loss", "started", "finished"]]
+    columns = {**trace(told.to_numpy().tolist()),
+               "seed": table["seed"].to_numpy(), "job": table["job"].to_numpy()}  # fmt: skip
+    s = metrics.score(metrics.runs_of(columns, epochs=20), goals(0.0, 0.5), "training", 3)
+    grid = np.array([0.1, 0.34, 1.0, 2.0, 5.0, 50.0])
+    got = metrics.step_values(s, s.true, grid, 3, 9.0)
+    for i, n in enumerate(s.runs.count):
+        for j, budget in enumerate(grid):
+            seen = [k for k in range(n) if s.runs.spent[i, k] <= np.floor(budget * 3 + 1e-9)]
+            assert got[i, j] == (s.true[i, seen[-1]] if seen else 9.0)
+
+
 # Statistics
 
 

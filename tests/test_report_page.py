@@ -53,6 +53,10 @@ def test_words_slider_and_tables_name_the_known_winner(tmp_path, strategies):
     assert data["said"][-1] == page.verdict()[0] and f"32 full trainings, {best} " in data["said"][-1]
     assert f"| 32 | {budget.ALL} | {best} |" in markdown
     assert html.count('<tr><th scope="row">') == 3 * strategies + 3  # every number, and the cross table
+    table = html[html.index('id="numbers-table"') :]
+    table = table[: table.index("</table>")]
+    widths = {len(re.findall(r"<t[hd]\b", row)) for row in table.split("<tr>")[1:]}
+    assert widths == {17}
     for name, value in data["colours"].items():
         assert f"background:{value}" in html, name
 
