@@ -55,7 +55,7 @@ def design(dimension: int, configurations: int) -> np.ndarray:
     )
 
 
-def _program(objective: Any, lanes: int) -> Callable[..., dict[str, np.ndarray]]:
+def program(objective: Any, lanes: int) -> Callable[..., dict[str, np.ndarray]]:
     """Trains rows in blocks of `lanes` of one compiled program: (seed, trial, x, x after the fork, its epoch,
     its trial) -> SCORES f32[rows, max_epoch], cost f32[rows]."""
     import jax
@@ -119,14 +119,22 @@ def _values(space: Any, x: np.ndarray) -> dict[str, np.ndarray]:
 def _write(table: pd.DataFrame, path: Path, about: dict[str, Any] | None = None) -> None:
     """Writes a table whole or not at all; `about` goes into its metadata."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
     made = pa.Table.from_pandas(table, preserve_index=False)
     if about is not None:
         made = made.replace_schema_metadata({**(made.schema.metadata or {}), b"nearopt": json.dumps(about)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(made, temporary, compression="zstd", compression_level=15)
+    # Losses have as many values as rows: their bytes are told apart, which packs them by a third.
+    split = [f"{name}.list.element" for name in SCORES[:2] if name in made.column_names]
+    others = [name for name in made.column_names if name not in SCORES[:2]]
+    others = [f"{name}.list.element" if name in SCORES else name for name in others]
+    write: Any = pyarrow.parquet.write_table
+    write(
+        made, temporary, compression="zstd", compression_level=15,
+        use_dictionary=others, use_byte_stream_split=split,
+    )  # fmt: skip
     os.replace(temporary, path)
 
 
@@ -166,14 +174,15 @@ def record(
     about = {"objective": name_of(objective), "settings": settings_of(objective), "axes": axes_of(space)}
     about |= {"max_epoch": int(objective.max_epoch), "scale": objective.scale}
     card = folder / "recording.json"
-    if card.exists() and json.loads(card.read_text()) != about:
+    # As text, since points of the design go to axes in their order.
+    if card.exists() and card.read_text() != json.dumps(about, indent=1) + "\n":
         raise ValueError(f"{folder} holds a recording with other settings: remove it, or give another name")
     folder.mkdir(parents=True, exist_ok=True)
     card.write_text(json.dumps(about, indent=1) + "\n")
     x = design(space.dimension, configurations)
     lanes = min(int(getattr(objective, "pool", BLOCK)), configurations)
     size = lanes * max(1, round(BLOCK / lanes))
-    run = _program(objective, lanes)
+    run = program(objective, lanes)
     plan = fork_plan(objective, x, forks)
     for name, length in (("curves", configurations), ("forks", len(plan))):
         for seed in range(seeds):

@@ -137,6 +137,10 @@ def page(objective: Any, entry: catalogue.Entry, profile: Any) -> str:
         "dimension",
         f"{spread(profile.dimension)} of {space.dimension} axes carry 95 % of the ranks' variance",
     )
+    if hasattr(objective, "trust"):
+        lines.append("how far to trust it:")
+        for what, value in objective.trust():
+            say(what, value)
     return "\n".join(lines)
 
 
