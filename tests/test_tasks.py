@@ -255,6 +255,7 @@ def test_folds_are_trainings_of_their_own():
         run = jax.jit(lambda c: folded.train(instance, key, c, hp, *span))(folded.init(instance, key))
         alone = jax.jit(lambda split, key: plain.train(split, key, plain.init(split, key), hp, *span))
         fold_keys = folded._keys(key)
+        assert len({tuple(row) for row in np.asarray(jax.random.key_data(fold_keys))}) == 3
         runs = [
             alone(data.Split(instance.training[f], instance.validation[f], instance.test), fold_keys[f])
             for f in range(3)
