@@ -459,8 +459,10 @@ def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int, scale:
     if (at < 0).any():
         raise KeyError(f"no targets for instance {runs.instance[at < 0][0]}")
 
+    table, place = goals.to_numpy(np.float64)[at], {name: i for i, name in enumerate(goals.columns)}
+
     def of_instance(name):
-        return goals[name].to_numpy(np.float64)[at]
+        return table[:, place[name]]
 
     reached = [reached_after(true, of_instance(name), runs.spent, runs.count) for name in TARGETS]
     optimum, median = of_instance("optimum"), of_instance("median")

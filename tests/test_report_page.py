@@ -47,6 +47,7 @@ def test_words_slider_and_tables_name_the_known_winner(tmp_path, strategies):
     last = data["rows"][-1]
     assert len(last) == 4 and last[0][at["objective"]] == budget.ALL and last[0][at["first"]] == best
     assert all(float(row[at["gap"]].replace("−", "-")) < 0.1 for row in last)
+    assert not [row for row in last if row[at["by"]].startswith("−")]  # by how much it is ahead
     # Nine times the draws is seen at once; twice as many, near the optimum, need not be.
     first = [row[at["first"]] for row in data["rows"][0][1:]]
     assert strategies == 10 or first == [best] * 3
