@@ -149,8 +149,7 @@ class Run:
             job, after = self._asked(number)
         places = cluster.grant(np.ones(1, bool), job)
         if not len(places):
-            # A wait leaves the state as it was; a job that does not fit is as if it was not asked for, so
-            # that it is asked for again once the budget is larger.
+            # A wait, or a job that does not fit, which is as if it was not asked for.
             return None
         if not self.host:
             self.state = after

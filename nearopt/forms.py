@@ -190,7 +190,7 @@ def number(value: Any) -> float:
 
 
 def run_task(function: Function, task: Task, held: dict[Any, Any]) -> Outcome:
-    """Trains a task. `held`: generators by trial, each with the epochs drawn from it and the last loss; one
+    """Trains a task. `held`: generators by trial, each with its last loss; one
     that is not held is begun anew, and drawn to the epoch at which the task starts."""
     clock, curve = time.perf_counter(), []
     try:
@@ -222,8 +222,8 @@ def _stored(f, task, config, start, until) -> float:
 
 
 def _drawn(f, task, config, start, until, seed, held) -> list[float]:
-    generator, epoch, last = held.pop(task.trial, (None, 0, None))
-    if generator is None or epoch != start:
+    generator, last = held.pop(task.trial, (None, None))
+    if generator is None:
         generator, last = iter(f(dict(config), **seed)), None
         for value in itertools.islice(generator, start):
             last = number(value)
@@ -235,7 +235,7 @@ def _drawn(f, task, config, start, until, seed, held) -> list[float]:
     if task.final or task.trial is None:
         getattr(generator, "close", int)()  # an iterator of another make has none
     else:
-        held[task.trial] = (generator, until, last)
+        held[task.trial] = (generator, last)
     return curve
 
 

@@ -236,6 +236,27 @@ def test_divergence_and_memory_are_data(tune):
     assert [line["status"] for line in trials(study)] == expected and study.value == 0.5
 
 
+class Stubborn(Twice):
+    def tell(self, job, feedback):
+        if job.until < self.max_epoch:
+            self.queue.append(job.trial)
+
+
+def test_what_left_no_weights_is_not_gone_on_with(tune):
+    calls = []
+
+    def fails(config, checkpoint_dir, start, until, seed):
+        calls.append(start)
+        if len(calls) == 2:
+            raise RuntimeError("gone")
+        return stored(config, checkpoint_dir, start, until, seed)
+
+    study = tune(fails, SPACE, trials=3, strategy=Stubborn, max_epoch=9)
+    mine = [(line["until"], line["status"]) for line in trials(study)]
+    assert mine == [(9, "finished"), (3, "raised"), (9, "diverged"), (3, "finished"), (9, "finished")]
+    assert calls == [0, 0, 0, 3] and study.spent == 3
+
+
 def test_a_function_that_gives_no_number_is_told_so(tune):
     with pytest.raises(nearopt.StudyStopped, match="must give a number, got None"):
         tune(lambda config: None, SPACE, trials=3, name="s")
