@@ -371,3 +371,53 @@ def test_killed_at_any_moment_a_study_loses_nothing_and_does_nothing_twice(tmp_p
     calls = [tuple(line.split()[1:]) for line in (tmp_path / "killed.log").read_text().splitlines()]
     in_order = [c for i, c in enumerate(calls) if i == 0 or c != calls[i - 1]]
     assert in_order == [tuple(line.split()[1:]) for line in (tmp_path / "calls.log").read_text().splitlines()]
+
+
+SIDE_BY_SIDE = """
+    import random, sys, time
+    from pathlib import Path
+    import nearopt
+    sys.path.insert(0, {tests!r})
+    from test_study import Stubborn, loss, SPACE
+
+    def f(config, checkpoint_dir, start, until, seed):
+        file = Path(checkpoint_dir) / "epochs"
+        done = len(file.read_text()) if start else 0
+        assert done == start, (done, start)
+        time.sleep(0.05 + 0.1 * random.random())
+        file.write_text("x" * until)
+        return loss(config) + 1 / until
+
+    if __name__ == "__main__":
+        nearopt.tune(f, SPACE, trials=20, workers=3, strategy=Stubborn, max_epoch=9, name="s", quiet=True)
+"""
+
+
+@pytest.mark.slow
+def test_workers_side_by_side_killed_and_gone_on_with(tmp_path):
+    (tmp_path / "mine.py").write_text(textwrap.dedent(SIDE_BY_SIDE.format(tests=str(Path(__file__).parent))))
+    log, kills = tmp_path / "studies" / "s" / NAME, 0
+    while True:
+        size = log.stat().st_size if log.exists() else 0
+        process = subprocess.Popen([sys.executable, "mine.py"], cwd=tmp_path)
+        while process.poll() is None and kills < 3 and (not log.exists() or log.stat().st_size < size + 1500):
+            time.sleep(0.01)
+        if kills == 3:
+            assert process.wait(120) == 0
+            break
+        assert process.poll() is None, "it ended before it was killed"
+        process.kill()
+        process.wait()
+        kills += 1
+    lines = [line for line in read(log) if line["kind"] == "trial"]
+    search = [line for line in lines if line["stage"] == "search"]
+    assert all(line["status"] == "finished" for line in lines)
+    assert sorted(line["job"] for line in search) == list(range(len(search)))
+    assert sum(line["trainings"] for line in lines) == pytest.approx(20, abs=1)
+    # Told in their order of finish, which is not that of their start.
+    assert [line["job"] for line in search] != list(range(len(search)))
+    assert len({(line["trial"], line["until"]) for line in search}) == len(search)
+    # A whole-run orphan would still be training: nobody writes any more.
+    size = log.stat().st_size
+    time.sleep(0.5)
+    assert log.stat().st_size == size
