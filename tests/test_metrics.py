@@ -187,6 +187,7 @@ def test_steps_of_all_runs_are_those_of_each():
         rows += [
             (seed, 0, int(n), rng.random(), rng.random(), i, i + 1) for i, n in enumerate(np.diff([0, *ends]))
         ]
+    rows.append((5, 0, 50, 0.5, 0.5, 0, 1))
     table = pd.DataFrame(rows, columns=["seed", "start", "until", "loss", "true_loss", "started", "finished"])
     table["job"] = table.groupby("seed").cumcount()
     told = table[["start", "until", "loss", "true_loss", "started", "finished"]]

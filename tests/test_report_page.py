@@ -84,10 +84,13 @@ def test_few_runs_say_so(tmp_path):
     page, html, _ = page_of(import_traces(traces({"a": 1, "b": 9}, 2, 1), tmp_path / "x", references=KNOWN))
     rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
     assert rows[1]["sure"] == budget.CHANCE and "one run a side" in rows[1]["why"]
-    assert "which may be chance" in page.verdict()[0] and "one run a side" in html
+    assert "may be chance" in page.verdict()[0] and "one run a side" in html
     page, html, _ = page_of(import_traces(traces({"a": 1, "b": 9}, 1, 8), tmp_path / "y", references=KNOWN))
     rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
-    assert "small sample: 8 runs" in rows[1]["why"] and "one family" in rows[0]["why"]
+    assert len(rows) == 1 and "small sample: 8 runs" in rows[0]["why"]  # one family: nothing in general
+    assert page.verdict()[0] == budget.sentence(rows[0], 32.0)
+    two = budget.said([rows[0], {**rows[0], "objective": "other"}], 32.0)
+    assert two == "With 32 full trainings, b surely leads on 2 of 2 objectives."
     page, html, _ = page_of(import_traces(traces({"a": 1}, 1, 8), tmp_path / "z", references=KNOWN))
     assert 'id="budget-range"' not in html and page.leading() == []
 

@@ -30,9 +30,10 @@ def how_surely(row: Any) -> str:
 
 
 def rows_at(leaders: pd.DataFrame, general: pd.DataFrame, budget: float) -> list[dict[str, Any]]:
-    """What stands under the slider at one budget: all objectives together first."""
+    """What stands under the slider at one budget: all objectives together first, where they are of several
+    families, since of one nothing can be said in general."""
     found = []
-    for table, whole in ((general, True), (leaders, False)):
+    for table, whole in ((general[general["families"] > 1], True), (leaders, False)):
         part: Any = table[table["budget"] == budget]
         for row in part.to_dict("records"):
             there = isinstance(row["first"], str)
@@ -82,6 +83,19 @@ def sentence(row: dict[str, Any], budget: float) -> str:
     return f"{at}{ahead}{by}{tail}."
 
 
+def said(rows: list[dict[str, Any]], budget: float) -> str:
+    """The line under the slider (plain text): all objectives together, the only one, or how many of which."""
+    if rows[0]["objective"] == ALL or len(rows) == 1:
+        return sentence(rows[0], budget)
+    counts: dict[str, int] = {}
+    for row in rows:
+        words = {SURE: f"{row['first']} surely leads", CLOSE: "the first two are practically equal"}
+        text = words.get(row["sure"], "the lead may be chance" if row["second"] else "there is no rival")
+        counts[text] = counts.get(text, 0) + 1
+    parts = [f"{text} on {n} of {len(rows)} objectives" for text, n in counts.items()]
+    return f"With {budget:g} full training{'' if budget == 1 else 's'}, {'; '.join(parts)}."
+
+
 HEAD = ("objective", "leads", "gap left", "ahead of", "by", "how surely")
 KEYS = ("objective", "first", "gap", "second", "by", "sure")
 
@@ -98,7 +112,7 @@ def slider(leaders: pd.DataFrame, general: pd.DataFrame) -> str:
     data = {
         "budgets": budgets, "keys": order, "colours": {v: colour(v) for v in labels},
         "rows": [[[r[k] for k in order] for r in steps[b]] for b in budgets],
-        "said": [sentence(steps[b][0], b) for b in budgets],
+        "said": [said(steps[b], b) for b in budgets],
     }  # fmt: skip
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in HEAD)
@@ -117,7 +131,7 @@ def slider(leaders: pd.DataFrame, general: pd.DataFrame) -> str:
         f'value="{len(budgets) - 1}" list="budget-ticks" aria-valuetext="{budgets[-1]:g} full trainings">'
         f'<output id="budget-value" for="budget-range">{budgets[-1]:g}</output>'
         f'<datalist id="budget-ticks">{ticks}</datalist></div>'
-        f'<p id="budget-said" class="said" aria-live="polite">{escape(sentence(last[0], budgets[-1]))}</p>'
+        f'<p id="budget-said" class="said" aria-live="polite">{escape(said(last, budgets[-1]))}</p>'
         f'<div class="scroll tall"><table class="rows lead"><thead><tr>{head}</tr></thead>'
         f'<tbody id="budget-rows">{"".join(_row(r) for r in last)}</tbody></table></div>'
         f'<script type="application/json" id="budget-data">{text}</script>'

@@ -13,7 +13,7 @@ from bench import measures
 from bench.dials import End, dial_table, dials
 from bench.gaps import Ends, Gap, answer_table, gap_table, groups, shares
 from bench.metrics import LEVELS, MOST, NEAR, SHARES, TARGETS, Results, Scored, curves, evaluate, summary
-from bench.page.budget import CHANCE, CLOSE, rows_at, sentence
+from bench.page.budget import ALL, CHANCE, CLOSE, rows_at, said
 from bench.page.budget import SURE as SURELY
 from bench.page.draw import SOME, Task
 from bench.page.measures import Measures, compute
@@ -127,10 +127,10 @@ class Page:
             return []
         top = float(found.panel.budgets[-1])
         rows = rows_at(found.leaders, found.general, top)
-        out = [sentence(rows[0], top)] if len(self.objectives) > 1 else []
+        out = [said(rows, top)] if len(rows) == 1 or rows[0]["objective"] == ALL else []
         told: dict[str, dict[str, list[str]]] = {}
-        for row in rows[1:]:
-            if row["second"]:
+        for row in rows:
+            if row["second"] and row["objective"] != ALL:
                 who = row["first"] if row["sure"] == SURELY else ""
                 told.setdefault(row["sure"], {}).setdefault(who, []).append(row["objective"])
         parts = [
@@ -140,7 +140,7 @@ class Page:
         for sure, words in ((CLOSE, "the first two are practically equal on"), (CHANCE, "inconclusive on")):
             if sure in told:
                 parts.append(f"{words} {_some(told[sure][''])}")
-        if parts:
+        if parts and len(rows) > 1:
             out.append(f"By the gap left with {top:g} full trainings: {'; '.join(parts)}.")
         return out
 
