@@ -170,7 +170,7 @@ TURNS = [  # measure, settings, a sample with a high value, one with a low value
     ("winner_kept", {"runs": 30}, sample(FLAT, FLAT), sample(FLAT, -FLAT)),
     ("winner_lost", {"runs": 30}, sample(FLAT, -FLAT), sample(FLAT, FLAT)),
     ("early_ranks", {}, sample(FLAT, FLAT), sample(FLAT, -FLAT)),
-    ("optimism", {"trials": 30}, sample(5 * FLAT + NOISE), sample(5 * FLAT)),
+    ("optimism", {"trials": 30}, sample(9 * FLAT + NOISE), sample(9 * FLAT)),
     ("overtuning_grows", {"few": 5, "many": 60}, sample(FLAT, told=FLAT + 3 * np.abs(NOISE) - 2 * FLAT**2),
      sample(FLAT)),
     ("not_overtuned", {"trials": 30}, sample(FLAT), sample(FLAT, told=NOISE)),

@@ -69,9 +69,11 @@ class Sample:
         return np.array([ends[s, ends[left != s].mean(0).argmin()] for s in left])
 
     def gap(self, values: np.ndarray) -> np.ndarray:
-        """The scale of differences f64[seeds]: from the best to the median random configuration."""
+        """The scale of differences f64[seeds]: from the best to the median random configuration; of
+        repetitions the mean."""
         ends = np.where(np.isfinite(values[..., -1]), values[..., -1], np.inf)
         gap = np.median(ends, 1) - self.best(values)
+        gap = np.full(len(gap), gap.mean()) if self.alike else gap
         if not (np.isfinite(gap) & (gap > 0)).all():
             raise Missing("there is no gap from the best to the median random configuration to measure in")
         return gap
