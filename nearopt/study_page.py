@@ -222,7 +222,10 @@ def parallel(data: Data) -> str:
         parts.append(_path(places, data.shade(line["trial"]), 2.4 if best else 1.2, 1 if best else 0.7))
     for i, (name, axis) in enumerate(data.space.axes.items()):
         x = 50 + i * gap
-        parts += [_line(x, top, x, bottom, FAINT), _text(x, top - 12, _short(name, gap), "middle", INK)]
+        title = _text(x, top - 12, _short(name, gap), "middle", INK)
+        if i == 0:  # in the middle of the first axis a long name would be cut off
+            title = _text(2, top - 12, _short(name, gap), "start", INK)
+        parts += [_line(x, top, x, bottom, FAINT), title]
         halo = ' stroke="white" stroke-width="3" paint-order="stroke"'
         for u, text in _ends(axis):
             parts.append(_text(x + 4, bottom + (top - bottom) * u + 4, _short(text, gap), "start", INK, halo))
@@ -287,7 +290,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 940px }
 body { margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem }
 p { margin: .3rem 0 } .faint { color: #666 } svg { max-width: 100%; height: auto; display: block }
-svg text { font: 12px system-ui, sans-serif } pre { background: #f5f5f5; padding: .7rem; overflow-x: auto }
+svg text { font: 12px system-ui, sans-serif } pre { background: #f5f5f5; padding: .7rem; white-space: pre-wrap }
 table { border-collapse: collapse; font-size: 13px } .wide { overflow-x: auto }
 th, td { text-align: right; padding: .15rem .7rem .15rem 0; white-space: nowrap }
 td { border-bottom: 1px solid #e6e6e6 }
