@@ -290,7 +290,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 940px }
 body { margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem }
 p { margin: .3rem 0 } .faint { color: #666 } svg { max-width: 100%; height: auto; display: block }
-svg text { font: 12px system-ui, sans-serif } pre { background: #f5f5f5; padding: .7rem; white-space: pre-wrap }
+svg text { font: 12px system-ui, sans-serif }
+pre { background: #f5f5f5; padding: .7rem; white-space: pre-wrap }
 table { border-collapse: collapse; font-size: 13px } .wide { overflow-x: auto }
 th, td { text-align: right; padding: .15rem .7rem .15rem 0; white-space: nowrap }
 td { border-bottom: 1px solid #e6e6e6 }
