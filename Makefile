@@ -28,12 +28,13 @@ reference: $(INSTALLED)
 	$(BIN)/nearopt speed evaluate=true name=evaluations; \
 	$(BIN)/nearopt run experiment=dials; \
 	$(BIN)/nearopt run experiment=suite; \
+	$(BIN)/nearopt run experiment=pbt_vs_schedules; \
 	$(BIN)/nearopt describe experiment=suite; \
 	mkdir -p results/reference/describe; \
 	cp results/describe/suite/describe.csv results/reference/describe/suite.csv; \
-	for name in first speed growth evaluations dials suite; do \
+	for name in first speed growth evaluations dials suite pbt_vs_schedules; do \
 	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
-	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html --exclude='*.clock.svg' --exclude='*.run.svg' -cf - . \
+	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html --exclude='*.clock.svg' --exclude='*.run.svg' --exclude='*.pdf' -cf - . \
 	    | tar -C results/reference/$$name -xf -; \
 	done
 

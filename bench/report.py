@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bench.gaps import gap_table
 from bench.metrics import load_folder
 from bench.page import measures
 from bench.page.data import Page
@@ -38,6 +39,8 @@ def build(folder: str | Path, processes: int = 1, pdf: bool = True) -> Path:
     _write(root / "summary.csv", page.table.to_csv(index=False))
     for name, table in measures.frames(found).items():
         _write(root / "measures" / f"{name}.csv", table.to_csv(index=False))
+    if page.gaps:
+        _write(root / "measures" / "gaps.csv", gap_table(page.gaps).to_csv(index=False))
     for name, (text, whole) in drawn.items():
         _write(root / "figures" / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
         if whole:
