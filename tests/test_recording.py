@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import pytest
 from bench.drive import instance_key, seed_keys
 from bench.space import Choice, Float, Space
 from nearopt.commands import main
+from nearopt.recorded import configurations, early_ranks, importance_table, kept_share, ranks_table, tables
 from nearopt.recording import FORKED, design, fork_plan, record
 
 
@@ -145,10 +147,60 @@ def test_more_configurations_and_forks_begin_with_the_fewer():
     assert len(fork_plan(Walk(), design(2, 4), 50)) == 4 * 9
 
 
+def test_how_often_the_final_best_is_ahead_early():
+    draw = np.random.default_rng(1)
+    late = draw.normal(size=400)
+    assert kept_share(late, late, 1 / 9, np.random.default_rng(0)) == 1
+    # Without any relation it is anywhere: 17 of 50 places are in the top third, 6 in the top ninth. The
+    # best few of 400 are the best of most groups, so blind orders are averaged.
+    for share, places in ((1 / 3, 17), (1 / 9, 6)):
+        found = [kept_share(draw.normal(size=400), late, share, np.random.default_rng(i)) for i in range(40)]
+        assert np.mean(found) == pytest.approx(places / 50, abs=4 * np.std(found) / np.sqrt(40))
+    assert kept_share(-late, late, 1 / 3, np.random.default_rng(0)) == 0
+    assert kept_share(late, np.where(late < 0, np.inf, late), 1 / 3, np.random.default_rng(0)) < 1
+
+
+def test_recordings_in_tables(recorded):
+    folder, _ = recorded
+    table = pd.read_parquet(folder / "curves.parquet")
+    found = early_ranks(table)
+    assert list(found)[:3] == ["ranks_0.1", "ranks_0.2", "ranks_0.5"] and found["ranks_0.5"] > 0.9
+    axes = json.loads((folder / "recording.json").read_text())["axes"]
+    x, losses = configurations(table, axes)
+    np.testing.assert_allclose(x[:, 0], design(2, 80)[:, 0], atol=1e-5)
+    assert set(x[:, 1]) == {0.25, 0.75} and (x[:, 1] == np.floor(design(2, 80)[:, 1] * 2) / 2 + 0.25).all()
+    first = table[table["configuration"] == 7]
+    expected = np.mean([[np.log(v[-1]) for v in first[c]] for c in ("loss", "true_loss")])
+    assert losses[7] == pytest.approx(expected, rel=1e-6)
+    tasks, shares = tables([folder])
+    assert tasks["axes"].item() == 2 and tasks["above_5_percent"].item() == 1
+    assert shares["axis"].iloc[0] == "rate" and shares["whole"].iloc[0] > 0.9
+    assert "| walk | 80 x 2, 6 epochs |" in ranks_table(tasks)
+    assert "| rate | 100 / 99 |" in importance_table(tasks, shares)
+
+
+def test_the_page_of_the_shipped_recordings_shows_their_csv():
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "recorded.md").read_text()
+    folder = root / "results" / "reference" / "tasks"
+    tasks, axes = pd.read_csv(folder / "tasks.csv"), pd.read_csv(folder / "axes.csv")
+    assert ranks_table(tasks) in page and importance_table(tasks, axes) in page
+    assert (folder.parent / "lr-finder" / "sweep.md").read_text() in page
+    shipped = sorted(path.parent.name for path in (root / "surrogates" / "recorded").glob("*/recording.json"))
+    assert sorted(tasks["task"]) == shipped and len(shipped) >= 4
+    for name in shipped:
+        said = dict(json.loads((root / "surrogates" / "recorded" / name / "fit.json").read_text())["said"])
+        for what in ("ranks", "forks", "best", "strategies"):
+            assert said[what] in page, (name, what)
+        optimum = json.loads((root / "surrogates" / "reference" / f"{name}_fitted.json").read_text())
+        assert f" {optimum['optimum_static']:.3g} |" in page
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "record needs objective=NAME"),
+        ([], "record needs objective=NAME or show=all"),
+        (["show=nowhere"], "no recording in nowhere"),
         (["objective=branin", "config=4"], "did you mean configs?"),
         (["objective=branin", "configs=1"], "configs must be a whole number of at least 2"),
         (["objective=lcpfn", "forks=4"], "does not offer change and copy: forks must be 0"),
