@@ -82,7 +82,10 @@ def timeline(folder: Path, budget: float, fidelity: str, workers: int) -> Timeli
     except ValueError:
         chain = jobs.iloc[:0]
     copied = (jobs["source"] != NONE) & (jobs["source"] != jobs["trial"])
-    moved: list[Any] = [c for c in jobs if str(c).startswith("hp_")]
+    # Only numbers are drawn as a schedule: a copy may also bring another choice, a word.
+    moved: list[Any] = [
+        c for c in jobs if str(c).startswith("hp_") and pd.api.types.is_numeric_dtype(jobs[c])
+    ]
     moved = [c for c in moved if (jobs.groupby("trial")[c].nunique() > 1).any()]
     return Timeline(jobs, chain, workers, bool(copied.any()), str(moved[0]) if moved else None)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench import store
 from bench.metrics import evaluate, load_folder
 from bench.plots import clock_figure, run_figure
 from bench.timelines import clock_curves, largest_trace, timeline, worker_use
@@ -72,3 +73,20 @@ def test_the_report_shows_the_clock_and_its_files(results):
 def test_nothing_to_draw_is_no_error(tmp_path):
     assert timeline(tmp_path, 8.0, "training", 1) is None
     assert isinstance(clock_curves([], ratio=False), pd.DataFrame)
+
+
+def test_a_copy_that_brings_another_word_is_no_schedule(tmp_path):
+    trace = {
+        "seed": [0] * 4, "job": [0, 1, 2, 3], "trial": [0, 1, 0, 1], "source": [-1, -1, 1, 1],
+        "start": [0, 0, 1, 1], "until": [1, 1, 2, 2], "loss": [2.0, 1.0, 0.5, 0.4], "status": ["finished"] * 4,
+        "true_loss": [2.0, 1.0, 0.5, 0.4], "worker": [0] * 4, "started": [0.0, 1, 2, 3],
+        "finished": [1.0, 2, 3, 4], "cost": [1.0] * 4, "hp_optimiser": ["adam", "sgd", "sgd", "sgd"],
+        "hp_rate": [0.1, 0.2, 0.16, 0.2],
+    }  # fmt: skip
+    jobs = pd.DataFrame(trace)
+    store.write_block(tmp_path, 2, jobs, {})
+    found = timeline(tmp_path, 2, "training", 1)
+    assert found is not None and (found.copies, found.axis) == (True, "hp_rate")
+    store.write_block(tmp_path, 3, jobs.drop(columns="hp_rate"), {})
+    found = timeline(tmp_path, 3, "training", 1)
+    assert found is not None and found.axis is None

@@ -15,6 +15,8 @@
                                       evaluate=true: all that are listed;
                                       evaluate=true,lcbench,data_dir=FOLDER: all, one of them with settings
   points=100000                       points of the batch
+  train=digits,width=64,blocks=0      instead of races, trainings a second of a real task beside the same
+                                      network one at a time, in JAX and in PyTorch: throughput.md and .csv
 
 CPU seconds of a process with one thread. Ours are those of whole runs: strategy, objective, clock and trace;
 compiling is the first call's excess over the later ones. A peer's are those inside the library only, making
@@ -410,7 +412,7 @@ def read(words: list[str]) -> tuple[list[Race], dict[str, Any]]:
         if not equals:
             raise UserError(f"expected key=value, got {word!r}")
         if key not in KEYS:
-            raise UserError(f"no setting {key!r}{nearest(key, (*KEYS, 'evaluate'))}")
+            raise UserError(f"no setting {key!r}{nearest(key, (*KEYS, 'evaluate', 'train'))}")
         given[key] = value
 
     def listed(text: str) -> tuple[str, ...]:
@@ -719,6 +721,10 @@ def main(words: list[str]) -> int:
         from nearopt import evaluations
 
         return evaluations.main(words)
+    if any(word.startswith("train=") for word in words):
+        from nearopt import throughput
+
+        return throughput.main(words)
     races, settings = read(words)
     folder = Path("results") / settings["name"]
     path = _grow(settings, folder) if settings["grow"] else _race(races, settings, folder)
