@@ -179,7 +179,7 @@ def built(tmp_path_factory):
     broken = root / "branin" / "random" / "trace" / "64" / "16-31.parquet"
     whole = (root / "branin" / "random" / "trace" / "64" / "0-15.parquet").read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    report.build(root)
+    report.build(root, pdf=False)
     return root
 
 
@@ -261,7 +261,7 @@ def test_the_page_is_one_file_and_says_everything(built):
 
 def test_the_same_folder_gives_the_same_bytes(built):
     before = {p: p.read_bytes() for p in built.rglob("*") if p.is_file()}
-    report.build(built)
+    report.build(built, pdf=False)
     assert {p: p.read_bytes() for p in built.rglob("*") if p.is_file()} == before
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from bench import measures, metrics, report
 from bench.page import budget
+from bench.page import measures as measured
 from bench.page.data import Page
 from bench.page.html import render_html
 from bench.page.markdown import render_markdown
@@ -111,7 +112,7 @@ def test_names_cannot_break_the_page(tmp_path):
 
 
 def test_everything_is_written_beside_the_page(tmp_path):
-    folder = import_traces(traces({"random": 1, "b": 4}, 2, 8, 8), tmp_path / "x", references=KNOWN)
+    folder = import_traces(traces({"random": 1, "b": 4}, 2, 8, 4), tmp_path / "x", references=KNOWN)
     report.build(folder)
     for name in ("leaders", "leaders_in_general", "against_leader", "times", "runtime_distribution", "wins",
                  "ranks", "efficiency", "variance", "overtuning", "interquartile_means"):  # fmt: skip
@@ -119,5 +120,7 @@ def test_everything_is_written_beside_the_page(tmp_path):
     for name in ("headline", "t0", "over_budget", "wins", "critical_difference", "efficiency"):
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF"), name
         assert (folder / "figures" / f"{name}.svg").exists()
+    draw = measured.drawings(Page(metrics.load_folder(folder)).measures)["wins"]
+    assert draw.draw(*draw.given).pdf() == (folder / "figures" / "wins.pdf").read_bytes()  # the same bytes
     wins = pd.read_csv(folder / "measures" / "wins.csv").set_index("label")
     assert wins.loc["b", "random"] > 0.5

@@ -29,23 +29,24 @@ def test_the_interval_excludes_zero_exactly_where_p_is_5_percent():
 
 
 def test_pairs_and_unequal_numbers_calibrate_too():
+    # 500 comparisons each, seed 1: 5 % with a standard error of 1 %.
     rng = np.random.default_rng(1)
-    shared = rng.normal(0, 3, (1000, 20))
-    a, b = (shared + rng.lognormal(0, 1, (1000, 20)) for _ in "ab")
+    shared = rng.normal(0, 3, (500, 20))
+    a, b = (shared + rng.lognormal(0, 1, (500, 20)) for _ in "ab")
     paired = inference.differences(a, b, paired=True)
-    assert 0.03 <= (paired.p <= 0.05).mean() <= 0.07
+    assert 0.02 <= (paired.p <= 0.05).mean() <= 0.08
     apart = inference.differences(a, b)
     assert (paired.high - paired.low).mean() < 0.85 * (apart.high - apart.low).mean()
-    few = inference.differences(lifetimes(rng, (1000, 30)), lifetimes(rng, (1000, 9)))
-    assert 0.03 <= (few.p <= 0.05).mean() <= 0.07
+    few = inference.differences(lifetimes(rng, (500, 30)), lifetimes(rng, (500, 9)))
+    assert 0.02 <= (few.p <= 0.05).mean() <= 0.08
 
 
 def test_intervals_of_differences_cover_from_64_runs():
-    # Laws of different mean, spread and skewness, 1,000 samples, seed 2: at least 93.5 %, less 3 sigma.
+    # Laws of different mean, spread and skewness, 500 samples, seed 2: at least 93.5 %, less 3 sigma.
     rng = np.random.default_rng(2)
-    found = inference.differences(lifetimes(rng, (1000, 64)), lifetimes(rng, (1000, 64), 0.1))
+    found = inference.differences(lifetimes(rng, (500, 64)), lifetimes(rng, (500, 64), 0.1))
     truth = (1 - 0.98**60) / 0.02 - (1 - 0.9**60) / 0.1
-    assert ((found.low <= truth) & (truth <= found.high)).mean() > 0.935 - 3 * np.sqrt(0.06 / 1000)
+    assert ((found.low <= truth) & (truth <= found.high)).mean() > 0.935 - 3 * np.sqrt(0.06 / 500)
 
 
 def test_without_skewness_it_is_welchs_t():
@@ -183,10 +184,10 @@ def test_variance_components_of_a_balanced_design_are_those_of_the_analysis_of_v
 def test_variance_components_of_an_unbalanced_design_are_unbiased():
     rng, found = np.random.default_rng(9), []
     s, o = np.repeat(np.arange(5), 40), np.tile(np.arange(8), 25)
-    for _ in range(300):
+    for _ in range(150):
         y = rng.normal(0, 1, 5)[s] + rng.normal(0, 2, 8)[o] + rng.normal(0, 1, 200)
         kept = rng.random(200) < np.where(s < 2, 0.3, 0.9)
         table = inference.variance_components(y[kept], {"strategy": s[kept], "objective": o[kept]})
         found.append(table["variance"])
-    error = np.std(found, axis=0) / np.sqrt(300)
+    error = np.std(found, axis=0) / np.sqrt(150)
     assert (np.abs(np.mean(found, axis=0) - [1, 4, 1]) < 4 * error).all()

@@ -37,7 +37,7 @@ def shown(folder):
     return measures.panel(scored, *names)
 
 
-@pytest.mark.parametrize("strategies", [2, 3, 10])
+@pytest.mark.parametrize("strategies", [2, 3, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_measure_points_at_the_known_winner(tmp_path, strategies):
     methods = {f"m{i}": {2: 16, 3: 4, 10: 2}[strategies] ** i for i in range(strategies)}
     panel = shown(import_traces(published(methods, 3), tmp_path / "x", references=known()))
