@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-COMMANDS = ("run", "list", "plan", "describe", "check", "reference", "report", "speed", "lr-finder", "record")
+COMMANDS = (
+    "run", "list", "plan", "describe", "check", "reference", "report", "verify", "compare", "claims", "speed",
+    "lr-finder", "record",
+)  # fmt: skip
 USAGE, INTERRUPTED = 2, 130
 
 
