@@ -80,8 +80,8 @@ def test_a_copy_that_brings_another_word_is_no_schedule(tmp_path):
         "seed": [0] * 4, "job": [0, 1, 2, 3], "trial": [0, 1, 0, 1], "source": [-1, -1, 1, 1],
         "start": [0, 0, 1, 1], "until": [1, 1, 2, 2], "loss": [2.0, 1.0, 0.5, 0.4],
         "status": ["finished"] * 4, "true_loss": [2.0, 1.0, 0.5, 0.4], "worker": [0] * 4,
-        "started": [0.0, 1, 2, 3], "finished": [1.0, 2, 3, 4], "cost": [1.0] * 4, "hp_optimiser": ["adam", "sgd", "sgd", "sgd"],
-        "hp_rate": [0.1, 0.2, 0.16, 0.2],
+        "started": [0.0, 1, 2, 3], "finished": [1.0, 2, 3, 4], "cost": [1.0] * 4,
+        "hp_optimiser": ["adam", "sgd", "sgd", "sgd"], "hp_rate": [0.1, 0.2, 0.16, 0.2],
     }  # fmt: skip
     jobs = pd.DataFrame(trace)
     store.write_block(tmp_path, 2, jobs, {})
