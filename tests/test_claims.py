@@ -429,6 +429,9 @@ def test_a_claim_of_ones_own_from_file_to_page(tmp_path, monkeypatch, capsys):
     assert "## 12. Random search beats the default: INCONCLUSIVE" in text and "another's" in text
     assert "<svg" in (folder / "claims.html").read_text()
     assert len(pd.read_csv(folder / "effects.csv")) == 3
+    report = (folder / "tiny" / "report.md").read_text()
+    assert report.startswith("# 12. Random search beats the default: INCONCLUSIVE")
+    assert (folder / "tiny" / "../figures/tiny.svg").exists() and "../figures/tiny.svg" in report
     # The rule turned round: the same trainings, the opposite verdict.
     path.write_text(TINY.replace("SIDE", "below"))
     assert command.main(["tiny", "name=mine"]) == 0

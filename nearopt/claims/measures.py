@@ -83,7 +83,8 @@ def over_seeds(values: np.ndarray, log: bool = False, note: str = "") -> Effect:
     """Mean of values f64[seeds] with its interval; of ratios, `log`, the geometric one."""
     values = np.asarray(values, np.float64)
     if len(values) > 1 and np.ptp(values) == 0:  # nothing varies: an interval of no width
-        return Effect(*[float(values[0])] * 3, len(values), note)
+        same = float(values[0])
+        return Effect(same, same, same, len(values), note)
     found = mean_interval(np.log(values) if log else values)
     value, low, high = (float(np.exp(v)) if log else float(v) for v in found)
     return Effect(value, low, high, len(values), note)
@@ -191,7 +192,7 @@ def _chosen(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def shortfall(sample: Sample, trials: int = 50, of: str = "gap") -> np.ndarray:
     """How far the best of so many random configurations, chosen by the told loss, is from the best known one.
     of "gap": in units of the gap to the median random configuration · "metric": of the metric beside the
-    loss, its difference; where there is none, the loss's excess over the best, relative."""
+    loss, its difference; where there is none, the loss's excess over the best, relative, at most 1."""
     values = sample.error if of == "metric" and sample.error is not None else sample.true
     groups = _groups(sample.told.shape[1], trials)
     best = sample.best(values)
@@ -203,7 +204,7 @@ def shortfall(sample: Sample, trials: int = 50, of: str = "gap") -> np.ndarray:
         return away
     if (best <= 0).any():
         raise Missing("the best loss is not above 0: there is no relative excess")
-    return away / best
+    return np.minimum(away / best, 1.0)
 
 
 def winner_kept(sample: Sample, at: float = 0.2, runs: int = 50, keep: float = 1 / 3) -> np.ndarray:
@@ -289,8 +290,8 @@ def not_overtuned(sample: Sample, trials: int = 100) -> np.ndarray:
 def first_below(sample: Sample, loss: float, unit: float = 1.0) -> np.ndarray:
     """Epochs f64[seeds] until the fastest of the configurations has a true loss of at most `loss`, times
     `unit`, what is counted in an epoch."""
-    there = (sample.true <= loss).any(1)
-    if not there.any(1).all():
+    there = np.any(sample.true <= loss, axis=1)
+    if not np.any(there, axis=1).all():
         raise Missing(f"no configuration reaches a loss of {loss:g}")
     return (there.argmax(1) + 1.0) * unit
 
@@ -332,10 +333,11 @@ def trainings_factor(runs: Runs, one: str, two: str, budget: float) -> Effect:
         score = runs.score(label, budget)
         gap = np.where(np.isfinite(score.true), score.gap_left(score.true), np.inf)
         curves.append(step_values(score, np.minimum.accumulate(gap, 1), grid, runs.max_epoch, np.inf))
-    found = log_efficiency_interval(*curves, grid)
+    found = log_efficiency_interval(curves[0], curves[1], grid)
     if np.isnan(found.value):
         raise Missing("neither has a result")
-    return Effect(*(float(np.exp(v)) for v in found[:3]), found.units, found.reason)
+    value, low, high = (float(np.exp(v)) for v in (found.value, found.low, found.high))
+    return Effect(value, low, high, found.units, found.reason)
 
 
 def gap_left(runs: Runs, strategy: str, budget: float) -> Effect:

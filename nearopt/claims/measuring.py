@@ -53,7 +53,8 @@ def _call(
     if looks == "runs":
         return function(sources.runs(claim, text), **settings)
     if looks == "objective":
-        return function(sources.objective(text), **settings)
+        objective = sources.objective(text)
+        return sources.kept(measure, text, settings, lambda: function(objective, **settings))
     values = function(sources.sample(claim, text), **settings)
     if variants is not None:
         other = variants.get(text) or variants.get(family(text))

@@ -1,5 +1,5 @@
-"""The claims' pages: claims.md, claims.csv, effects.csv, claims.html, and a page a claim; from what was
-measured, no word of a verdict is typed here."""
+"""The claims' pages: claims.md, claims.csv, effects.csv, claims.html, and NAME/report.html and .md of each
+claim; from what was measured, no word of a verdict is typed here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spread(effect: float, low: float, high: float) -> str:
 
 
 def _named(rows: pd.DataFrame, said: str) -> str:
-    mine = rows[rows["holds"] == said]
+    mine: Any = rows[rows["holds"] == said]
     return "; ".join(f"{r['objective']} [{r['kind']}]" for r in mine.to_dict("records"))
 
 
@@ -141,8 +141,8 @@ def _md(head: list[str], rows: list[list[str]]) -> list[str]:
     ]  # fmt: skip
 
 
-def markdown(m: Measured, level: int = 1) -> str:
-    """A claim's page: verdict first."""
+def markdown(m: Measured, level: int = 1, figures: str = "../figures") -> str:
+    """A claim's report: verdict first; `figures`: the folder of its picture, as seen from it."""
     out = [f"{'#' * level} {m.claim.number}. {m.claim.title}: {m.verdict}", "", sentence(m), ""]
     out += [f"*{m.claim.statement}* ({m.claim.source})", ""]
     out += [*_md(PART_HEAD, _part_rows(m)), "Where it holds and where not:", ""]
@@ -151,7 +151,7 @@ def markdown(m: Measured, level: int = 1) -> str:
         out += ["Published figures beside ours:", "", *_md(FIGURE_HEAD, _figure_rows(m))]
     if gone := _missing(m):
         out += ["Not measured:", "", *(f"- {line}" for line in gone), ""]
-    return "\n".join([*out, f"![{m.claim.title}](figures/{m.claim.name}.svg)", ""])
+    return "\n".join([*out, f"![{m.claim.title}]({figures}/{m.claim.name}.svg)", ""])
 
 
 # A figure -----------------------------------------------------------------------------------------------
@@ -293,12 +293,15 @@ def write(folder: Path, measured: Sequence[Measured]) -> Path:
     pictures = {m.claim.name: figure(m) for m in measured}
     for m in measured:
         xml = '<?xml version="1.0" encoding="utf-8"?>\n'
-        _write(folder / "figures" / f"{m.claim.name}.svg", xml + pictures[m.claim.name])
+        picture = pictures[m.claim.name]
+        _write(folder / "figures" / f"{m.claim.name}.svg", xml + picture)
+        _write(folder / m.claim.name / "report.md", markdown(m))
+        _write(folder / m.claim.name / "report.html", page([m], pictures, f"{m.claim.title}: {m.verdict}"))
     rows = summary(measured)
     _write(folder / "claims.csv", rows.to_csv(index=False, float_format="%.6g"))
     effects = pd.concat([m.rows for m in measured], ignore_index=True)
     _write(folder / "effects.csv", effects.to_csv(index=False, float_format="%.6g"))
-    text = ["# Claims, measured", "", INTRO, "", table(rows), *(markdown(m, 2) for m in measured)]
+    text = ["# Claims, measured", "", INTRO, "", table(rows), *(markdown(m, 2, "figures") for m in measured)]
     _write(folder / "claims.md", "\n".join(text))
     _write(folder / "claims.html", page(measured, pictures))
     return folder / "claims.html"

@@ -7,7 +7,9 @@ curves/NAME/ a recording. A recording that nearopt ships serves in place of trai
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from bench.measures import family
 from nearopt import catalogue
 from nearopt.catalogue import UserError
 from nearopt.claims.claim import Claim
-from nearopt.claims.measures import MEASURES, Missing, Sample
+from nearopt.claims.measures import MEASURES, Effect, Missing, Sample
 
 if TYPE_CHECKING:
     from bench.metrics import Score
@@ -34,7 +36,7 @@ KIND_OF = {
     "surrogates.lcbench": "published",  # read through YAHPO's fit of the published curves
 }
 CONFIGURATIONS, SEEDS = 256, 3
-RUNS, CURVES = "runs", "curves"
+RUNS, CURVES, MEASURED = "runs", "curves", "measured"
 
 
 def kind_of(claim: Claim, text: str) -> str:
@@ -113,6 +115,22 @@ class Sources:
         found = self._objectives[text]
         if isinstance(found, Missing):
             raise found
+        return found
+
+    def kept(self, measure: str, text: str, settings: dict[str, Any], find: Callable[[], Effect]) -> Effect:
+        """What a measure trains for itself, kept under what was asked: versions, objective, settings."""
+        from bench.reference import settings_of
+        from bench.store import write_json
+        from nearopt.experiment import versions
+
+        asked = {"measure": measure, "settings": settings, "versions": versions()}
+        asked = json.loads(json.dumps(asked | {"objective": settings_of(self.objective(text))}, default=str))
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.folder / MEASURED / f"{measure}-{family(text)}-{digest}.json"
+        if path.exists():
+            return Effect(**json.loads(path.read_text())["effect"])
+        found = find()
+        write_json(path, asked | {"effect": found._asdict()})
         return found
 
     # Recorded curves
