@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import metrics, reference, report, store
+from bench import metrics, reference, store
+from bench.page.words import interval
 from nearopt import catalogue, experiment
 from nearopt.commands import main
 
@@ -257,4 +258,4 @@ def alive(pid: int) -> bool:
 
 
 def test_an_interval_that_excludes_nothing_is_not_shown():
-    assert report.interval(0.0, np.inf) == "" and report.interval(2.0, np.inf) == "≥ 2"
+    assert interval(0.0, np.inf) == "" and interval(2.0, np.inf) == "≥ 2"
