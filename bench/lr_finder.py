@@ -235,9 +235,13 @@ def updates(objective: Any) -> float:
         return float(objective.updates(_at(objective, LOW)))
 
 
-def range_tests(objective: Any, seeds: Sequence[int], rates: np.ndarray) -> Tests:
-    """The range test of each seed, at rates f32[steps]. Raises ValueError as `check`."""
+def range_tests(
+    objective: Any, seeds: Sequence[int], rates: np.ndarray, instances: np.ndarray | None = None
+) -> Tests:
+    """The range test of each seed, at rates f32[steps]; `instances` i64[seeds], by default those that runs
+    have. Raises ValueError as `check`."""
     check(objective)
+    instances = instances_of(seeds) if instances is None else instances
 
     def one(seed, instance):
         instance, key = _draw(objective, seed, instance)
@@ -245,7 +249,7 @@ def range_tests(objective: Any, seeds: Sequence[int], rates: np.ndarray) -> Test
 
     with jax.enable_x64(True):
         losses = np.asarray(
-            jax.jit(jax.vmap(one))(np.asarray(seeds, np.uint32), instances_of(seeds)), np.float64
+            jax.jit(jax.vmap(one))(np.asarray(seeds, np.uint32), np.asarray(instances)), np.float64
         )
     findings = [find(rates, row) for row in losses]
     steps = np.array([len(finding.rates) for finding in findings])

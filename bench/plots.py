@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 ORDER = (
-    "defaults", "grid", "random", "sobol", "gp", "tpe", "cmaes", "one_epoch", "patience", "median_stopping",
+    "defaults", "grid", "random", "sobol", "gp", "tpe", "cmaes", "workflow", "staged", "one_epoch", "patience",
+    "median_stopping",
     "successive_halving", "hyperband", "asha", "asha_stopping", "async_hyperband", "bohb", "population",
     "pbt", "pbt_async", "pb2",
 )  # fmt: skip
@@ -41,6 +42,8 @@ COLOURS = {
     "population": "#b5b5b5",
     "pbt_async": "#66ccaa",
     "pb2": "#117733",
+    "workflow": "#c44536",
+    "staged": "#8c6bb1",
 }
 OTHERS = ("#6699cc", "#aa4499", "#447a5f", "#7a4444", "#8f5fb0", "#5f7d8f", "#b08f2f", "#44447a")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))

@@ -108,7 +108,9 @@ class Objective(Protocol):
     Optional: `chunk: int`, the most epochs of one compiled call, where training is a real loop (default
     max_epoch); `pool: int`, lanes trained side by side (default 64); `light: bool`, as a
     strategy's (default: unless it has a `chunk`); `range_test(instance, key, hp, rates)
-    -> losses f32[steps]`, the learning-rate finder's epoch; `law(instance) -> f64[n]`, the true losses of all
+    -> losses f32[steps]`, the learning-rate finder's epoch, and `updates(hp) -> f64[]`, updates in an epoch,
+    by which it is charged; `trust() -> [(what, value)]`, how far to trust a fitted one, in words;
+    `law(instance) -> f64[n]`, the true losses of all
     configurations, where they are finitely many and equally likely.
     """
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from bench.cluster import LOST, TRIAL, ClusterSettings
 from bench.drive import (
+    Hint,
     Prior,
     Run,
     applicable,
@@ -30,6 +31,8 @@ from bench.drive import (
     instances_of,
     make_cluster,
     seed_keys,
+    takes_hint,
+    tell_hint,
     tell_prior,
     turn_lane,
     with_prior,
@@ -132,6 +135,10 @@ def _init(strategy, cube, keys):
     return jax.vmap(dataclasses.replace(strategy, cube=cube).init)(keys)
 
 
+def _hint(strategy, cube, state, x):
+    return jax.vmap(partial(tell_hint, strategy, cube))(state, x)
+
+
 def _prior(strategy, cube, state, prior):
     return jax.vmap(partial(tell_prior, strategy, cube))(state, prior)
 
@@ -159,6 +166,7 @@ class _Programs(NamedTuple):
     draw: Any
     init: Any
     prior: Any
+    hint: Any
     turn: Any
     train: Any
     exchange: Any
@@ -174,6 +182,7 @@ def programs(light: bool) -> _Programs:
         draw=jit(_draw, static_argnums=0),
         init=jit(_init, static_argnums=0),
         prior=jit(_prior, static_argnums=0),
+        hint=jit(_hint, static_argnums=0),
         turn=jit(_turn_block, static_argnums=(0, 1, 2), donate_argnums=5),
         train=jit(_train_blocks, static_argnums=(0, 1)),
         exchange=jit(_exchange, donate_argnums=0),
@@ -217,6 +226,7 @@ class CompiledPlayer:
         select: bool,
         watch: Stopwatch,
         prior: Prior | None = None,
+        hint: Hint | None = None,
     ):
         strategy = factory(cube=cube, max_epoch=max_epoch, budget=budget)
         self.strategy = dataclasses.replace(strategy, cube=None)
@@ -236,6 +246,13 @@ class CompiledPlayer:
                 watch(
                     programs(True).prior, self.strategy, cube, state, jax.tree.map(lambda a, b=b: a[b], told)
                 )
+                for state, b in zip(self.states, self.blocks, strict=True)
+            ]
+
+        if hint is not None and takes_hint(strategy):
+            x = _pad(np.asarray(hint.x), len(padded))
+            self.states = [
+                watch(programs(True).hint, self.strategy, cube, state, x[b])
                 for state, b in zip(self.states, self.blocks, strict=True)
             ]
 
@@ -395,12 +412,14 @@ def simulate(
     first_instance: int = 1000,
     seeds_per_instance: int = 1,
     prior: Prior | None = None,
+    hint: Hint | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Run:
     """Runs a JAX strategy on a JAX objective for every seed, each a lane.
 
     `factory(cube=, max_epoch=, budget=)` makes the strategy; `budget` counts full trainings, those of `prior`
-    (`bench.drive.prior_of_trace`, `prior_of_configs`) apart; `cluster`, where given, stands for `workers`.
+    (`bench.drive.prior_of_trace`, `prior_of_configs`) apart; `cluster`, where given, stands for `workers`;
+    `hint` (`bench.drive.hint_of_rates`) is told and charged where the strategy has a finder.
     Raises NotApplicable, ContractError (a broken rule, with the job) and ValueError (no job fits the budget,
     or the strategy takes no prior).
     """
@@ -412,7 +431,8 @@ def simulate(
     strategy = factory(cube=cube, max_epoch=objective.max_epoch, budget=budget)
     applicable(strategy, objective)
     settings = ClusterSettings(workers) if cluster is None else cluster
-    state = make_cluster(strategy, objective, lanes, settings, budget)
+    charged = hint.epochs if hint is not None and takes_hint(strategy) else 0
+    state = make_cluster(strategy, objective, lanes, settings, budget, charged)
     watch = Stopwatch()
     with jax.enable_x64(True):
         # Lanes take turns at different times where some wait for training, for a lost job to end again, or
@@ -420,7 +440,7 @@ def simulate(
         select = hasattr(objective, "chunk") or (settings.drop > 0 and settings.retries > 0)
         select |= hasattr(strategy, "stage") and settings.workers > 1
         keep = bool({"resume", "copy"} & strategy.needs) and objective.max_epoch > 1
-        player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch, prior)
+        player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch, prior, hint)
         count = settings.workers
         trainer = CompiledTrainer(objective, lanes, instances, count, strategy.num_trials, keep, watch)
         columns = drive(state, player, trainer, progress, prior)

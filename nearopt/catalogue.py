@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import conf as shipped
-
 GROUPS = ("strategy", "objective", "cluster", "experiment")
 LISTED = ("strategy", "objective", "wrapper", "cluster", "experiment")  # wrappers: in an objective's entry
 PLACES = ("data_dir",)  # settings that say where data lie: no part of a label, which names a folder
@@ -36,7 +34,8 @@ class UserError(ValueError):
 def folders() -> list[Path]:
     """Where configurations are looked up: those that nearopt ships, then ./conf where it exists."""
     own = Path.cwd() / "conf"
-    here = Path(next(iter(shipped.__path__)))
+    # Beside this module, not where `import conf` leads: to a user's own folder of that name, maybe.
+    here = Path(__file__).resolve().parent.parent / "conf"
     return [here] + ([own] if own.is_dir() and own.resolve() != here.resolve() else [])
 
 

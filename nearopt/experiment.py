@@ -264,12 +264,13 @@ class Work:
     describe: dict[str, str] | None = None
     anytime: bool = False
     needs: frozenset[str] = frozenset()
+    finder: bool = False
     warnings: tuple[str, ...] = ()
 
 
 def work(cell: Cell) -> Work:
     """Looks up what is missing; raises ValueError for settings that a strategy or an objective refuses."""
-    from bench.drive import NotApplicable, applicable, make_cluster
+    from bench.drive import NotApplicable, applicable, make_cluster, takes_hint
     from bench.loop import host_factory
 
     objective = catalogue.build(cell.objective.settings)
@@ -297,7 +298,20 @@ def work(cell: Cell) -> Work:
         warnings += said
         todo += [(budget, r) for r in ranges]
     say = {f"{b:g}": _say(s, objective) for b, s in made.items()}
-    return Work(tuple(todo), "", say, anytime, top.needs, tuple(warnings))
+    return Work(tuple(todo), "", say, anytime, top.needs, takes_hint(top), tuple(warnings))
+
+
+def _hint(cell: Cell, objective: Any, seeds: range) -> Any:
+    """What the learning-rate finder tells each seed's strategy (`bench.drive.Hint`): a rate by the guide's
+    rule; None where the objective has no range test."""
+    from bench import lr_finder
+    from bench.drive import hint_of_rates, instances_of
+
+    if not (hasattr(objective, "range_test") and lr_finder.rate_axes(objective.space)):
+        return None
+    instances = instances_of(seeds, cell.first_instance, cell.seeds_per_instance)
+    tests = lr_finder.range_tests(objective, seeds, lr_finder.test_rates(), instances)
+    return hint_of_rates(objective.space, [f.suggestions["guide"] for f in tests.findings])
 
 
 def _say(strategy: Any, objective: Any) -> str:
@@ -363,6 +377,7 @@ def run_cell(
                         progress((done + fraction * share) / total)
 
                 settings["progress"] = part
+                settings["hint"] = _hint(cell, objective, seeds) if wanted.finder else None
                 if compiled:
                     run = simulate.simulate(factory, objective, seeds=seeds, budget=budget, **settings)
                 else:

@@ -13,6 +13,7 @@ import math
 import shutil
 import statistics
 import time
+import tokenize
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def code_version(f: Any) -> str:
     kind = f if inspect.isroutine(f) or inspect.isclass(f) else type(f)
     try:
         source = inspect.getsource(kind).encode()
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # not in a file, or not as it stands there
         source = getattr(getattr(f, "__code__", None), "co_code", b"")
     return hashlib.sha256(source + extra.encode()).hexdigest()[:12]
 

@@ -49,7 +49,7 @@ from bench.space import UNORDERED, Axis, Choice, Float, Int, Space
 
 # Where the base has them. Asked for by hasattr, hence not methods that are always there.
 OPTIONAL = (
-    "chunk", "pool", "light", "reference_samples", "range_test", "reference", "make_reference",
+    "chunk", "pool", "light", "reference_samples", "range_test", "updates", "reference", "make_reference",
     "make_reference_table",
 )  # fmt: skip
 STAGES = 9  # epochs at which a search looks at a training, evenly spaced, the last included
@@ -250,8 +250,9 @@ class Wrapped:
             found = getattr(base, name, None)
         elif name == "reference_samples":
             found = DEAR if table and not law else getattr(base, name, None)
-        elif name == "range_test":
-            found = self._range_test if hasattr(base, name) and not self._maps else None
+        elif name in ("range_test", "updates"):
+            own = self._range_test if name == "range_test" else getattr(base, name, None)
+            found = own if hasattr(base, name) and not self._maps else None
         elif name == "reference":
             found = self._reference if keeps and hasattr(base, name) else None
         elif name == "make_reference":

@@ -202,9 +202,12 @@ class Task:
         work = self.network.work(hp)
         example = 4.0 * work.first + 6.0 * work.rest
         update = 12.0 * work.weights / FLOPS_PER_SECOND + SECONDS_PER_UPDATE
-        updates = self.training / (self.micro_batch * self._steps(hp).astype(jnp.float64))
-        epoch = self.folds * (self.training * example / FLOPS_PER_SECOND + update * updates)
+        epoch = self.folds * (self.training * example / FLOPS_PER_SECOND + update * self.updates(hp))
         return (jnp.asarray(until, jnp.float64) - jnp.asarray(start, jnp.float64)) * epoch
+
+    def updates(self, hp: Mapping) -> jax.Array:
+        """f64[]: updates of the weights in an epoch."""
+        return self.training / (self.micro_batch * self._steps(hp).astype(jnp.float64))
 
     def _steps(self, hp: Mapping) -> jax.Array:
         """Micro-batches in a batch, i32[]: the batch sizes double from one micro-batch on."""

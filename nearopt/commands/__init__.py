@@ -50,7 +50,11 @@ def _foreign() -> str | None:
     for name in ("bench", "strategies", "surrogates", "conf"):
         spec = importlib.util.find_spec(name)
         places = [*(spec.submodule_search_locations or [])] if spec else []
-        marker = {"bench": "protocols.py", "strategies": "random_search.py"}.get(name)
+        marker = {
+            "bench": "protocols.py",
+            "strategies": "random_search.py",
+            "surrogates": "functions.py",
+        }.get(name)
         if not places:
             return f"nearopt's own package {name!r} cannot be found: install nearopt again"
         if marker and not any((Path(place) / marker).exists() for place in places):
