@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 ORDER = (
-    "defaults", "grid", "random", "sobol", "gp", "tpe", "cmaes", "workflow", "staged", "one_epoch", "patience",
-    "median_stopping",
+    "defaults", "grid", "random", "sobol", "gp", "tpe", "cmaes", "workflow", "staged", "one_epoch",
+    "patience", "median_stopping",
     "successive_halving", "hyperband", "asha", "asha_stopping", "async_hyperband", "bohb", "population",
     "pbt", "pbt_async", "pb2",
 )  # fmt: skip

@@ -1,9 +1,9 @@
 """Differential evolution over the unit cube, for references that no formula gives.
 
 Storn & Price 1997, Differential Evolution, J. Global Optimization 11:341, with the mutation
-current-to-pbest/1 of Zhang & Sanderson 2009, JADE, IEEE Trans. Evol. Comput. 13:945: members are pulled to any
-of the best few, since those that are all pulled to the best one soon stand where it does. Points are clipped
-to the cube because schedules are best at its faces.
+current-to-pbest/1 of Zhang & Sanderson 2009, JADE, IEEE Trans. Evol. Comput. 13:945: members are pulled to
+any of the best few, since those that are all pulled to the best one soon stand where it does. Points are
+clipped to the cube because schedules are best at its faces.
 """
 
 from __future__ import annotations
