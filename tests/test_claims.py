@@ -132,7 +132,8 @@ def test_a_rule_that_makes_no_sense_is_refused(settings, words):
 # Measures of random configurations --------------------------------------------------------------------------
 
 RNG = np.random.default_rng(0)
-X = RNG.random((128, 4))
+N = 64
+X = RNG.random((N, 4))
 ROLES = ("rate", "batch", "regularisation", "architecture")
 
 
@@ -148,12 +149,12 @@ def sample(ends, early=None, told=None, roles=ROLES, alike=True, optimum=None):
 
 def of(*weights):
     """Losses in two seeds, additive in the axes with such weights."""
-    return np.stack([X @ np.array(weights) + 0.01 * RNG.normal(size=128) for _ in range(2)])
+    return np.stack([X @ np.array(weights) + 0.01 * RNG.normal(size=N) for _ in range(2)])
 
 
-NOISE = RNG.normal(size=(3, 128))
-FLAT = np.tile(np.linspace(1.0, 2.0, 128), (3, 1))
-PEAK = np.where(np.arange(128) == 5, 0.0, 1.0 + np.linspace(0, 1, 128))[None].repeat(3, 0)
+NOISE = RNG.normal(size=(3, N))
+FLAT = np.tile(np.linspace(1.0, 2.0, N), (3, 1))
+PEAK = np.where(np.arange(N) == 5, 0.0, 1.0 + np.linspace(0, 1, N))[None].repeat(3, 0)
 PAIR = np.abs(X[:, 0] - X[:, 1])[None].repeat(2, 0)
 
 TURNS = [  # measure, settings, a sample with a high value, one with a low value

@@ -45,7 +45,7 @@ class Sample:
 
     roles: of each axis · x f64[n, d] in the unit cube · told, true f64[seeds, n, epochs], infinite: diverged
     · error: the metric beside the loss, f64[seeds, n, epochs], or None · alike: seeds are repetitions of one
-    problem, not problems · optimum f64[seeds] where it is known, else nan."""
+    problem, not problems · optimum f64[seeds] where it is known, else nan · digest: of the recording."""
 
     names: tuple[str, ...]
     roles: tuple[str, ...]
@@ -55,6 +55,7 @@ class Sample:
     error: np.ndarray | None
     alike: bool
     optimum: np.ndarray
+    digest: str = ""
 
     def best(self, values: np.ndarray) -> np.ndarray:
         """The lowest end of values f64[seeds, n, epochs], f64[seeds]. Of repetitions it is the value in one

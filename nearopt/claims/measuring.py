@@ -53,14 +53,13 @@ def _call(
     if looks == "runs":
         return function(sources.runs(claim, text), **settings)
     if looks == "objective":
-        objective = sources.objective(text)
-        return sources.kept(measure, text, settings, lambda: function(objective, **settings))
-    values = function(sources.sample(claim, text), **settings)
+        return sources.of_objective(measure, text, settings)
+    values = sources.of_sample(claim, measure, text, settings)
     if variants is not None:
         other = variants.get(text) or variants.get(family(text))
         if other is None:
             raise Missing("no variant of it is named")
-        base, values = values, function(sources.sample(claim, other), **{**settings, **changes})
+        base, values = values, sources.of_sample(claim, measure, other, {**settings, **changes})
         n = min(len(base), len(values))
         values = values[:n] / base[:n] if log else values[:n] - base[:n]
     return over_seeds(values, log)

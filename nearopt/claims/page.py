@@ -173,8 +173,7 @@ def figure(m: Measured) -> str:
         if np.isfinite(judged.effect):
             _mark(ax, len(labels), judged.effect, judged.low, judged.high, COLOURS[judged.verdict], "D")
         ax.axvline(part.rule.limit, color="#222222", linewidth=1, linestyle=(0, (4, 2)))
-        if part.rule.scale == "log":
-            ax.set_xscale("log")
+        _fit(ax, [*mine["effect"], judged.low, judged.effect, judged.high, part.rule.limit], part.rule.scale)
         ax.set_title(f"{part.name}\n{judged.verdict}", fontsize=8.5, color=COLOURS[judged.verdict])
         ax.set_yticks(range(len(labels) + 1))
         first = ax is axes[0]
@@ -188,6 +187,17 @@ def figure(m: Measured) -> str:
     drawing.subplots_adjust(left=1.75 / (2.6 + 2.2 * columns), right=0.985, wspace=0.12)
     drawing.subplots_adjust(bottom=0.55 / drawing.get_figheight(), top=1 - 0.55 / drawing.get_figheight())
     return svg(drawing, m.claim.name)
+
+
+def _fit(ax: Any, values: list[float], scale: str) -> None:
+    """Shows all effects and the interval over families; those of single objectives may reach further."""
+    shown = np.array([v for v in values if np.isfinite(v)])
+    if scale == "log":
+        ax.set_xscale("log")
+        shown = np.log(shown)
+    room = 0.12 * max(np.ptp(shown), 1e-3)
+    low, high = shown.min() - room, shown.max() + room
+    ax.set_xlim(*((np.exp(low), np.exp(high)) if scale == "log" else (low, high)))
 
 
 def _short(label: str) -> str:

@@ -82,6 +82,7 @@ def read_recording(folder: Path, alike: bool, optimum: np.ndarray | None = None)
         tuple(space.names), tuple(a.role for a in space.axes.values()),
         design(space.dimension, int(kept.max()) + 1)[kept].astype(np.float64), told, true,
         curves("true_error"), alike, np.full(seeds, np.nan) if optimum is None else optimum,
+        hashlib.sha256((folder / "curves.parquet").read_bytes()).hexdigest(),
     )  # fmt: skip
 
 
@@ -117,21 +118,40 @@ class Sources:
             raise found
         return found
 
-    def kept(self, measure: str, text: str, settings: dict[str, Any], find: Callable[[], Effect]) -> Effect:
-        """What a measure trains for itself, kept under what was asked: versions, objective, settings."""
-        from bench.reference import settings_of
+    def kept(self, measure: str, settings: dict[str, Any], about: Any, find: Callable[[], Any]) -> Any:
+        """A JSON value that takes long to find, kept under what was asked: the measure, its settings, what it
+        looks at, versions and the code that finds it."""
+        from bench import importance, lr_finder
         from bench.store import write_json
+        from nearopt.claims import measures
         from nearopt.experiment import versions
 
-        asked = {"measure": measure, "settings": settings, "versions": versions()}
-        asked = json.loads(json.dumps(asked | {"objective": settings_of(self.objective(text))}, default=str))
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.folder / MEASURED / f"{measure}-{family(text)}-{digest}.json"
+        code = hashlib.sha256()
+        for module in (measures, importance, lr_finder):
+            code.update(Path(str(module.__file__)).read_bytes())
+        asked = {"measure": measure, "settings": settings, "about": about, "versions": versions()}
+        text = json.dumps(asked | {"code": code.hexdigest()}, sort_keys=True, default=str)
+        path = self.folder / MEASURED / f"{measure}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         if path.exists():
-            return Effect(**json.loads(path.read_text())["effect"])
+            return json.loads(path.read_text())["value"]
         found = find()
-        write_json(path, asked | {"effect": found._asdict()})
+        write_json(path, asked | {"value": found})
         return found
+
+    def of_objective(self, measure: str, text: str, settings: dict[str, Any]) -> Effect:
+        """A measure of the objective itself."""
+        from bench.reference import settings_of
+
+        objective, function = self.objective(text), MEASURES[measure].function
+        about = settings_of(objective)
+        return Effect(*self.kept(measure, settings, about, lambda: function(objective, **settings)))
+
+    def of_sample(self, claim: Claim, measure: str, text: str, settings: dict[str, Any]) -> np.ndarray:
+        """A measure of random configurations, f64[seeds]."""
+        sample, function = self.sample(claim, text), MEASURES[measure].function
+        return np.array(
+            self.kept(measure, settings, sample.digest, lambda: function(sample, **settings).tolist())
+        )
 
     # Recorded curves
 
