@@ -199,6 +199,45 @@ def test_the_best_of_repetitions_is_chosen_in_the_others():
     np.testing.assert_allclose(made.best(made.true), [5.0, 5.0, 3.0])
 
 
+def test_a_recording_is_read_by_the_names_of_its_axes(tmp_path):
+    """A card may list axes in another order than the recorded design had them."""
+    import json
+
+    from nearopt import Choice, Float, Int, Space
+    from nearopt.claims.sources import read_recording
+    from nearopt.recording import axes_of
+
+    space = Space(
+        {
+            "kind": Choice(("a", "b"), role="schedule"),
+            "rate": Float(1e-3, 1.0, log=True, role="rate"),
+            "size": Choice((16, 32, 64), ordered=True, role="batch"),
+            "depth": Int(1, 4, role="architecture"),
+        }
+    )
+    x = np.random.default_rng(3).random((9, 4))
+    values = {f"hp_{k}": v for k, v in space.decode_many(x).items()}
+    values["hp_rate"] = values["hp_rate"].astype(np.float32)
+    lists = {name: list(np.tile(x[:, 1:2], (2, 3))) for name in ("loss", "true_loss")}
+    rows = {k: np.tile(v, 2) for k, v in values.items()} | lists
+    rows |= {"configuration": np.tile(np.arange(9), 2), "seed": np.repeat([0, 1], 9)}
+    table = pd.DataFrame(rows)
+    table[table.index != 12].to_parquet(tmp_path / "curves.parquet")  # one that a seed lacks is left out
+    card = {"axes": dict(reversed(axes_of(space).items()))}
+    (tmp_path / "recording.json").write_text(json.dumps(card))
+    found = read_recording(tmp_path, True)
+    assert found.names == ("depth", "size", "rate", "kind")
+    assert found.roles == ("architecture", "batch", "rate", "schedule")
+    kept = np.delete(x, 3, axis=0)
+    assert found.told.shape == (2, 8, 3) and found.error is None
+    np.testing.assert_allclose(found.x[:, 2], kept[:, 1], atol=1e-6)
+    np.testing.assert_allclose(found.true[1, :, -1], kept[:, 1])
+    again = space.decode_many(found.x[:, ::-1])
+    for name, value in space.decode_many(kept).items():
+        if name != "rate":
+            assert (again[name] == value).all()
+
+
 def test_what_cannot_be_measured_says_why():
     for call, words in [
         (lambda: measures.role_lead(sample(FLAT, roles=("batch",) * 4)), "no axis of the role rate"),

@@ -59,10 +59,21 @@ def _space(axes: dict[str, dict[str, Any]]) -> Any:
     return space.Space(made)
 
 
+def _units(axis: Any, values: np.ndarray) -> np.ndarray:
+    """Unit-interval coordinates f64[n] of an axis's values [n], which may have been rounded to float32."""
+    if hasattr(axis, "values"):
+        known = list(axis.values)
+        if all(isinstance(v, int | float) for v in known):
+            away = np.abs(np.asarray(values, np.float64)[:, None] - np.array(known, np.float64))
+            return (away.argmin(1) + 0.5) / len(known)
+        return np.array([(known.index(v) + 0.5) / len(known) for v in values])
+    low, high = axis.edges
+    inside = np.clip(np.asarray(values, np.float64), axis.low, axis.high)
+    return ((np.log(inside) if axis.log else inside) - low) / (high - low)
+
+
 def read_recording(folder: Path, alike: bool, optimum: np.ndarray | None = None) -> Sample:
     """A recording as a `Sample`: configurations that every seed has."""
-    from nearopt.recording import design
-
     card = json.loads((folder / "recording.json").read_text())
     table: Any = pd.read_parquet(folder / "curves.parquet").sort_values(["seed", "configuration"])
     seeds = len(np.unique(table["seed"]))
@@ -76,11 +87,13 @@ def read_recording(folder: Path, alike: bool, optimum: np.ndarray | None = None)
         return np.stack(table[name].tolist()).reshape(seeds, len(kept), -1).astype(np.float64)
 
     space = _space(card["axes"])
+    first = table[: len(kept)]  # of one seed; by name, since a card may list axes in another order
+    x = np.stack([_units(a, first[f"hp_{n}"].to_numpy()) for n, a in space.axes.items()], 1)
     told, true = curves("loss"), curves("true_loss")
     assert told is not None and true is not None
     return Sample(
         tuple(space.names), tuple(a.role for a in space.axes.values()),
-        design(space.dimension, int(kept.max()) + 1)[kept].astype(np.float64), told, true,
+        x, told, true,
         curves("true_error"), alike, np.full(seeds, np.nan) if optimum is None else optimum,
         hashlib.sha256((folder / "curves.parquet").read_bytes()).hexdigest(),
     )  # fmt: skip
