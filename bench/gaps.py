@@ -167,7 +167,7 @@ def verdict(answered: pd.DataFrame) -> str:
     """The answer at the largest budget in one sentence (plain text); empty where there is none."""
     if not len(answered):
         return ""
-    last = answered[answered["budget"] == answered["budget"].max()]
+    last: Any = answered[answered["budget"] == answered["budget"].max()]
     yes = last.loc[last["beat"] > 0, "group"].tolist()
     no = last.loc[last["beaten"] == last["of"], "group"].tolist()
     rest = [g for g in last["group"] if g not in yes and g not in no]
