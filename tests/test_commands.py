@@ -305,6 +305,7 @@ def test_the_readmes_runs_run(folder, words):
     assert main(words) == 0
 
 
+@pytest.mark.slow  # half a minute, of which most is a model's compiling, as in tests/test_study_docs.py
 def test_the_readmes_python_runs(folder):
     for block in re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S):
         exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})

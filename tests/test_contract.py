@@ -27,17 +27,21 @@ def load(group: str, name: str) -> Any:
     return instantiate(OmegaConf.load(CONF / group / f"{name}.yaml"))
 
 
+# Half a minute of compiling each; what they add to hyperband's and pbt's jobs has tests of its own.
+DEAR = {"bohb", "pb2"}
+
+
 def a_class_once(group: str) -> list[Any]:
     """The names of a group; those whose class an earlier one has, in other settings, are slow."""
     seen, found = set(), []
     for name in listed(group):
         target = OmegaConf.load(CONF / group / f"{name}.yaml")["_target_"]
-        found.append(pytest.param(name, marks=[pytest.mark.slow] if target in seen else []))
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if target in seen or name in DEAR else []))
         seen.add(target)
     return found
 
 
-@pytest.mark.parametrize("name", listed("strategy"))
+@pytest.mark.parametrize("name", a_class_once("strategy"))
 def test_every_listed_strategy_keeps_the_rules(name):
     factory = load("strategy", name)
     try:  # an adapter whose library is missing
