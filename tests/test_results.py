@@ -146,6 +146,8 @@ def test_what_contradicts_is_not_merged(tmp_path):
     assert not (tmp_path / "both").exists()
     three = cells(tmp_path / "three", np.random.default_rng(1), range(6, 10), settings={"eta": 4})
     with pytest.raises(UserError, match="eta=4, not 3"):
-        report.main([str(one), str(three), f"merge={tmp_path / 'both'}"])
+        report.main([str(one), str(three), "--merge", str(tmp_path / "both")])
+    with pytest.raises(UserError, match="unrecognized arguments: --mrge; usage: nearopt report FOLDER"):
+        report.main(["--mrge", str(one)])
     with pytest.raises(FileNotFoundError, match="no cell"):
         results.merge([one, tmp_path / "none"], tmp_path / "both")

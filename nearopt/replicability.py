@@ -5,41 +5,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nearopt.catalogue import UserError
+from bench.measures import panel
+from bench.metrics import evaluate, load_folder
+from bench.replicability import cube_of, wrong_winners
 
-HELP = "how often fewer seeds and objectives would name the wrong winner"
-USAGE = "FOLDER"
 
-
-def main(words: list[str]) -> int:
-    if len(words) != 1:
-        raise UserError("replicability needs one folder: nearopt replicability results/NAME")
-    from bench.measures import panel
-    from bench.metrics import evaluate, load_folder
-    from bench.replicability import cube_of, wrong_winners
-
-    try:
-        results = load_folder(words[0])
-    except FileNotFoundError as error:
-        raise UserError(str(error)) from None
+def write(path: str | Path) -> str:
+    """Writes both files and returns the table as text. Raises ValueError where there is too little to draw
+    from, FileNotFoundError where there is no such folder."""
+    results = load_folder(path)
     scored, _, _ = evaluate(results)
     names = [list(dict.fromkeys(getattr(c, kind) for c in results.cells)) for kind in ("objective", "label")]
     shown = panel(scored, *names)
-    try:
-        values, labels, objectives = cube_of(shown)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    values, labels, objectives = cube_of(shown)
     table = wrong_winners(values)
     if not len(table):
-        raise UserError(
-            f"{words[0]} has {values.shape[1]} objectives and {values.shape[2]} seeds: too few to draw from"
+        raise ValueError(
+            f"{path} has {values.shape[1]} objectives and {values.shape[2]} seeds: too few to draw from"
         )
     head = (
         f"{len(labels)} strategies on {len(objectives)} objectives, {values.shape[2]} seeds; in truth "
         f"(all of it) {labels[int(values.mean((1, 2)).argmin())]} has the smallest mean gap left."
     )
-    print(head + "\n" + table.round(3).to_string(index=False))
-    folder = Path(words[0])
+    folder = Path(path)
     table.to_csv(folder / "replicability.csv", index=False)
     lines = [
         "# How often is the wrong winner named?", "", head, "",
@@ -53,4 +41,4 @@ def main(words: list[str]) -> int:
         ),
     ]  # fmt: skip
     (folder / "replicability.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return 0
+    return head + "\n" + table.round(3).to_string(index=False)
