@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def run_page(name: str, run: bool = True) -> list[str]:
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's file of that name
+    yield tmp_path
+    sys.modules.pop("mine", None)
 
 
 def test_the_page_on_reproducing_runs(here, capsys):

@@ -55,6 +55,7 @@ def folder(tmp_path, tmp_path_factory, monkeypatch):
 
 def own_strategy(folder: Path, name: str, body: str, setting: str = "pause") -> None:
     """One Python file and one YAML file, as a user writes them."""
+    sys.modules.pop(name, None)  # another test's file of that name
     (folder / f"{name}.py").write_text(SLEEPER.format(body=body, setting=setting))
     (folder / "conf" / "strategy").mkdir(parents=True, exist_ok=True)
     (folder / "conf" / "strategy" / f"{name}.yaml").write_text(
