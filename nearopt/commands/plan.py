@@ -62,8 +62,7 @@ def main(words: list[str]) -> int:
         print(f"nothing to run: every cell is complete or not applicable{fails}")
         return 0
     known = f"about {total:.0f} s of one core" if left > unknown else "time unknown"
-    print(
-        f"{count(left, 'cell')} to run, {known}"
-        + (f"; {unknown} of them never timed" if unknown and left > unknown else "")
-    )
+    if unknown and left > unknown:
+        known = f"{left - unknown} of them timed, {known}; the others never yet, so more"
+    print(f"{count(left, 'cell')} to run, {known}")
     return 0
