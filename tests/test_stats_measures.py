@@ -86,7 +86,9 @@ def test_imported_traces_by_hand(tmp_path):
     assert s.true.tolist() == [[5, 3, 3], [6, 6, 1]] and s.runs.spent.tolist() == [[1, 2, 3], [1, 2, 3]]
     assert panel.cells["t", "a"].scores[2.0].regret.tolist() == [3, 6]
     turned = frame.assign(loss=-frame["loss"])
-    again = shown(import_traces(turned, tmp_path / "y", maximize=True, references={"t": (0.0, [0, 5, 10])}))
+    up = {"t": (0.0, [0, -5, -10])}  # references turn with the losses
+    again = shown(import_traces(turned, tmp_path / "y", maximize=True, references=up))
+    assert again.cells["t", "a"].scores[3.0].gap_left(np.array([[2.5], [5.0]])).tolist() == [[0.5], [1.0]]
     assert again.cells["t", "a"].scores[3.0].true.tolist() == s.true.tolist()
     borrowed = import_traces(frame, tmp_path / "z")
     assert json.loads((borrowed / "t" / "a" / "cell.json").read_text())["fair_note"] == BORROWED
@@ -100,13 +102,50 @@ def test_imports_that_cannot_be_read_say_why(tmp_path):
         (pd.concat([frame, frame[:1]]), "there twice"),
         (frame.assign(evaluation=frame["evaluation"] + 0.5), "whole numbers"),
         (frame[:-1], "end after 2 to 3"),
+        (frame.assign(evaluation="last"), "evaluation must be numbers"),
+        (frame.assign(loss="low"), "loss must be numbers"),
+        (frame.assign(method=[None, *frame["method"][1:]]), "row 0 has no method"),
+        (frame.assign(seed=[*frame["seed"][:-1].astype(float), np.nan]), "row 5 has no seed"),
+        (frame.assign(cost=[np.nan, 1, 1, 1, 1, 1]), "cost must be"),
+        (
+            pd.concat([frame, frame.assign(method="b", evaluation=frame["evaluation"] - 1)]),
+            "b counts .* from 0",
+        ),
+        (frame.assign(loss=np.nan), "no loss of task0/v1 is finite"),
         (pd.concat([frame, frame.assign(method="a/"), frame.assign(method="a_")]), "two methods differ"),
     ):
         with pytest.raises(ValueError, match=words):
             import_traces(bad, tmp_path / "x")
+    for more, words in (
+        ({"budgets": [2, 4]}, "budget of 4"),
+        ({"references": {"task7": (0.0, [1.0])}}, "no such task"),
+        ({"references": {"task0/v1": (0.0, [])}}, "need a finite optimum"),
+        ({"references": {"task0/v1": (0.9, [0.8, 0.5])}}, "optimum is worse than the median"),
+        ({"maximize": True, "references": {"task0/v1": (0.0, [0.8, 0.5])}}, "turn their sign with the loss"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            import_traces(frame, tmp_path / "x", **more)
+    assert not (tmp_path / "x").exists()  # nothing half written
     import_traces(frame, tmp_path / "x")
     with pytest.raises(ValueError, match="not empty"):
         import_traces(frame, tmp_path / "x")
+
+
+def test_seeds_and_tasks_may_have_any_names(tmp_path):
+    frame = published({"a": 1, "b": 2}, tasks=2, seeds=3, evaluations=4)
+    plain = shown(import_traces(frame, tmp_path / "plain", references=known()))
+    named = frame.assign(
+        seed=frame["seed"].map("run {}".format),
+        method=pd.Categorical(frame["method"], ["b", "a", "unused"]),
+        task=frame["task"].astype("category"),
+    )
+    other = shown(import_traces(named, tmp_path / "named", references=known()))
+    pd.testing.assert_frame_equal(measures.gaps_over_budget(plain), measures.gaps_over_budget(other))
+    tenths = import_traces(frame.assign(seed=frame["seed"] / 10), tmp_path / "tenths", references=known())
+    assert [len(c.scores[4.0].runs.seeds) for c in shown(tenths).cells.values()] == [3] * 4
+    one = frame[frame["task"] == "task0/v1"].assign(task=7)
+    numbered = shown(import_traces(one, tmp_path / "number", references={7: (0.0, [0, 1, 2])}))
+    assert numbered.cells["7", "a"].scores[4.0].median.tolist() == [1.0] * 3
 
 
 def test_from_one_objective_one_strategy_one_seed(tmp_path):
