@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 ROOT_SEED = 20_240_607  # of every draw here; experiments start from other roots
 # bench.reference.LEVELS, which tasks may not import; a test keeps the two equal
@@ -74,44 +75,66 @@ def make_table(
     objective: Any,
     settings: Mapping[str, Any],
     share: float = 1.0,
+    known: Mapping[str, Any] | None = None,
     random: int = 2048,
     better: int = 256,
+    best: int = 32,
     survivors: int = 64,
     repeats: int = 8,
-    rounds: int = 3,
+    rounds: int = 6,
+    children: int = 48,
     finalists: int = 16,
     final_repeats: int = 64,
 ) -> dict[str, Any]:
     """Samples and searches; the result is what `load` reads.
 
-    `random` configurations are trained with one seed and split each; the best `better` by test loss with
-    `repeats` fresh ones, the best `survivors` of those with `final_repeats` / 2 fresh ones again. Each counts
-    with its last mean at max_epoch (diverged: worst), so the quantiles are of what a configuration is worth
-    over seeds and splits, as the optimum is, and not of lucky splits.
+    Two sets of `final_repeats` / 2 seeds and splits are set apart: what is valued on one was chosen on the
+    other, so that no value is the luck of its choice.
 
-    The `survivors` best by validation, and in each of `rounds` as many perturbations of the best so far, are
-    trained with `repeats` fresh seeds and splits and ranked by their mean validation loss at the epoch where
-    that is lowest. The best `finalists` are retrained with `final_repeats` fresh seeds and splits:
-    configuration and epoch are chosen by the mean test loss on one half and valued on the other half, on
-    which the best random configurations are valued too. But for the first sample, all configurations of a
-    step share their seeds and splits: good ones differ by less than the luck of a split.
+    `random` configurations are trained with one seed and split each, the `better` best by test loss with
+    `repeats` fresh ones, the `best` of those with both sets: ordered by the one, valued on the other, and
+    neighbours out of order pooled. Each counts with its last mean at max_epoch (diverged: worst), so the
+    quantiles are of what a configuration is worth over seeds and splits, as the optimum is.
 
+    The `survivors` best by validation, with the configuration `known` to be good, and in each of `rounds`
+    `children` of the best `finalists` so far (perturbed, half of them mixed of two) are trained with
+    `repeats` fresh seeds and splits and ranked by their mean validation loss at the epoch where that is
+    lowest. The best `finalists` are trained with both sets: configuration and epoch are chosen by the mean
+    test loss on the one and valued on the other. But for the first sample, all configurations of a step
+    share their seeds and splits: good ones differ by less than the luck of a split.
+
+    `known` is what an earlier search found: a remade optimum is never worse than the last for want of luck.
     `share` takes that part of the counts of configurations, where a training is dear; repeats stay.
     """
-    random, better, survivors, finalists = (
-        max(round(share * count), 4) for count in (random, better, survivors, finalists)
-    )
-    sizes = (random, better, survivors, repeats, rounds, finalists, final_repeats)
+    counts = (random, better, best, survivors, children, finalists)
+    shares = [max(round(share * count), 4) for count in counts]
+    sizes = Sizes._make([*shares, repeats, rounds, final_repeats // 2])
     with jax.enable_x64(True):
-        return _make_table(objective, settings, *sizes)
+        return _make_table(objective, settings, known, sizes)
 
 
-def _make_table(objective, settings, random, better, survivors, repeats, rounds, finalists, final_repeats):
+class Sizes(NamedTuple):
+    """The counts of `make_table`; half: seeds in each of the two sets."""
+
+    random: int
+    better: int
+    best: int
+    survivors: int
+    children: int
+    finalists: int
+    repeats: int
+    rounds: int
+    half: int
+
+
+def _make_table(
+    objective: Any, settings: Mapping[str, Any], known: Mapping[str, Any] | None, sizes: Sizes
+) -> dict[str, Any]:
+    random, better, best, survivors, children, finalists, repeats, rounds, half = sizes
     cube = objective.space.cube()
     lanes, chunk = getattr(objective, "pool", 64), getattr(objective, "chunk", objective.max_epoch)
     run = _compile(objective, lanes, chunk)
     draw = np.random.default_rng(ROOT_SEED)
-    half = final_repeats // 2
     trainings = 0
 
     def score(points, seeds):
@@ -145,46 +168,62 @@ def _make_table(objective, settings, random, better, survivors, repeats, rounds,
         return np.where(np.isfinite(true[..., -1]), true[..., -1], np.inf).mean(axis=1)
 
     first, value = worth(told), ends(true)
-    chosen_on, valued_on = fresh(half), fresh(half)
-    for count, seeds in ((better, fresh(repeats)), (survivors, valued_on)):
-        rows = np.argsort(value, kind="stable")[:count]
-        value[rows] = ends(score(points[rows], seeds)[1])
+    sets = np.stack([fresh(half), fresh(half)])
+    rows = np.argsort(value, kind="stable")[:better]
+    value[rows] = ends(score(points[rows], fresh(repeats))[1])
+    rows = np.argsort(value, kind="stable")[:best]
+    true = score(points[rows], sets.ravel())[1]
+    rows, true = (part[np.argsort(ends(true[:, :half]), kind="stable")] for part in (rows, true))
+    value[rows] = isotonic(ends(true[:, half:]))
     ordered = np.sort(value)
     quantiles = ordered[np.clip(np.ceil(np.array(LEVELS) * random - 1e-9).astype(int) - 1, 0, random - 1)]
 
     pool = points[np.argsort(first, kind="stable")[:survivors]]
+    if known:
+        pool = np.concatenate([pool, fix(objective.space.encode(known)[None])])
     shared = fresh(repeats)
     value = worth(score(pool, shared)[0])
     for number in range(rounds):
-        parents = pool[np.argsort(value, kind="stable")[:finalists]][draw.integers(0, finalists, survivors)]
-        step = 0.1 * 0.6**number
-        children = fix(parents + step * draw.standard_normal(parents.shape))
-        pool = np.concatenate([pool, children])
-        value = np.concatenate([value, worth(score(children, shared)[0])])
+        ahead = pool[np.argsort(value, kind="stable")[:finalists]]
+        one, other = ahead[draw.integers(0, len(ahead), (2, children))]
+        mixed = draw.random(one.shape) < np.where(np.arange(children) % 2, 0.5, 0.0)[:, None]
+        step = 0.1 * 0.75**number
+        born = fix(np.where(mixed, other, one) + step * draw.standard_normal(one.shape))
+        pool = np.concatenate([pool, born])
+        value = np.concatenate([value, worth(score(born, shared)[0])])
 
-    best = pool[np.argsort(value, kind="stable")[:finalists]]
-    true = score(best, np.concatenate([chosen_on, valued_on]))[1]
-    chosen = np.unravel_index(true[:, :half].mean(axis=1).argmin(), true[:, 0].shape)
+    finals = pool[np.argsort(value, kind="stable")[:finalists]]
+    true = score(finals, sets.ravel())[1]
+    mean = np.where(np.isfinite(true), true, np.inf)[:, :half].mean(axis=1)
+    chosen = np.unravel_index(mean.argmin(), mean.shape)
     judged = true[chosen[0], half:, chosen[1]]
     epoch = min((int(chosen[1]) + 1) * chunk, objective.max_epoch)
-    config = objective.space.decode(best[chosen[0]])
-    shown = ", ".join(f"{name}={v if isinstance(v, str) else f'{v:.3g}'}" for name, v in config.items())
+    config = objective.space.decode(finals[chosen[0]])
     how = (
         f"quantiles: mean test loss at epoch {objective.max_epoch} of {random} uniform random "
         f"configurations, each with its own seed and split, the best {better} with {repeats} shared ones, "
-        f"the best {survivors} of those with the {half} on which the optimum is valued; diverged = worst. "
-        f"optimum_static: the best {survivors} by validation and {rounds} rounds of {survivors} "
-        f"perturbations of the best {finalists} so far, with {repeats} shared seeds and splits; the best "
-        f"{finalists} retrained with {2 * half} others; configuration and epoch chosen by mean test loss on "
-        f"{half}, valued on the other {half}: {shown}, epoch {epoch}; standard error "
-        f"{judged.std(ddof=1) / np.sqrt(len(judged)):.4f}, standard deviation over seeds and splits "
-        f"{judged.std(ddof=1):.4f}. {trainings} trainings."
+        f"the best {best} of those ordered on {half} others and valued on the {half} on which the optimum "
+        f"is; diverged = worst. optimum_static: the best {survivors} by validation"
+        f"{', what an earlier search found' if known else ''} and {rounds} rounds of {children} children of "
+        f"the best {finalists} so far, with {repeats} shared seeds and splits; configuration and epoch of "
+        f"the best {finalists} chosen by mean test loss on {half} others, valued on another {half}: epoch "
+        f"{epoch}; standard error {judged.std(ddof=1) / np.sqrt(len(judged)):.4f}, standard deviation over "
+        f"seeds and splits {judged.std(ddof=1):.4f}. {trainings} trainings."
     )
     return {
         "how": how,
         "settings": dict(settings),
         "optimum_static": float(judged.mean()),
         "optimum_dynamic": None,
+        "config": {name: v if isinstance(v, str) else float(f"{v:.4g}") for name, v in config.items()},
         "levels": [float(level) for level in LEVELS],
         "quantiles": [float(q) if np.isfinite(q) else None for q in quantiles],  # None: diverged
     }
+
+
+def isotonic(values: np.ndarray) -> np.ndarray:
+    """The closest nondecreasing f64[n] to values, by least squares; not finite stays at the end, as it is."""
+    out, sound = np.sort(values), np.isfinite(values)
+    if sound.any():
+        out[: sound.sum()] = isotonic_regression(values[sound]).x
+    return out

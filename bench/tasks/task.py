@@ -342,7 +342,11 @@ class Task:
 
     def make_reference_table(self) -> dict[str, Any]:
         """Searches for the optimum and samples random configurations: minutes of one core."""
-        return stored.make_table(self, self._settings, self.search)
+        try:
+            known = stored.load(self.name, self._settings).get("config")
+        except ValueError:  # none is stored, or of another task
+            known = None
+        return stored.make_table(self, self._settings, self.search, known)
 
 
 def fitting(memory: int, lane: int) -> int:
