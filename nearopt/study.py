@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from bench.space import Space, check_whole
-from nearopt import forms, study_result
+from nearopt import forms, study_page, study_result
 from nearopt.forms import DIVERGED, FINISHED, SIGNATURES, Function
+from nearopt.interrupt import Interrupts
 from nearopt.study_log import NAME, Log, now, read
 from nearopt.study_result import complete, inside, opened
 from nearopt.tuning import Settings, StudyStopped, Tuning
@@ -91,13 +92,14 @@ def tune(
         raise ValueError(f"range_test must be a function, got {range_test!r}")
     if test is not None and not callable(test):
         raise ValueError(f"test must be a function, got {test!r}")
-    _jax_on_cpu(inline=settings.inline, say=not quiet)
-    factory, label = _strategy(strategy)
     log = Log(Path(folder) / settings.name / NAME)
-    with log.opened():
-        study = Tuning(log, function, settings, factory, label, quiet)
-        study.history = _history(history, settings)
-        study.run(starts, range_test, _data_hash(data))
+    with Interrupts(say=not quiet) as interrupts:
+        _jax_on_cpu(inline=settings.inline, say=not quiet)
+        factory, label = _strategy(strategy)
+        with log.opened():
+            study = Tuning(log, function, settings, factory, label, quiet, interrupts)
+            study.history = _history(history, settings)
+            study.run(starts, range_test, _data_hash(data))
     return Study(log.path.parent, settings.space, test)
 
 
@@ -273,6 +275,7 @@ class Study:
         temporary = self.folder / ".test.json"
         temporary.write_text(json.dumps(what | {"value": value}, default=str))
         os.replace(temporary, path)
+        study_page.write(self.folder, self.lines, self.space)
         return value
 
     def __str__(self) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import html
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from nearopt.study_result import (
     gain_in_words,
     inside,
     number,
+    opened,
     ranking,
     result_of,
     trials_of,
@@ -120,12 +123,16 @@ class Data:
         self.word = "value" if session["maximize"] else "loss"
         self.low, self.high = 0.0, 1.0
         if self.slices:
-            losses = np.array([self.sign * line["value"] for line in self.order])
-            self.low, self.high = span(losses)
+            self.low, self.high = self._span(self.order)
 
-    def scale(self, bottom: float, top: float) -> Scale:
-        """Of values as the user has them, the range cut on the bad side."""
-        low, high = sorted([self.sign * self.low, self.sign * self.high])
+    def _span(self, lines: list[dict[str, Any]]) -> tuple[float, float]:
+        return span(np.array([self.sign * line["value"] for line in lines]))
+
+    def scale(self, bottom: float, top: float, by_epoch: bool = False) -> Scale:
+        """Of values as the user has them, the range cut on the bad side; `by_epoch`: all slices count, not
+        only the best of each trial."""
+        ends = self._span(self.slices) if by_epoch and self.slices else (self.low, self.high)
+        low, high = sorted(self.sign * end for end in ends)
         return Scale(low, high, bottom, top)
 
     def shade(self, trial: int) -> str:
@@ -146,7 +153,7 @@ class Data:
 
 def history(data: Data) -> str:
     """Every finished slice by what was spent until then, and the best so far."""
-    y = data.scale(190, 24)
+    y = data.scale(190, 24, by_epoch=True)
     charged = [line for line in data.lines if line["kind"] in ("trial", "finder")]
     total = sum(line["trainings"] for line in charged)
     x = Scale(0.0, total, 58, WIDTH - 12)
@@ -173,7 +180,7 @@ def history(data: Data) -> str:
 
 def curves(data: Data) -> str:
     """Loss by epoch of each trial, as far as it is known."""
-    y = data.scale(190, 24)
+    y = data.scale(190, 24, by_epoch=True)
     x = Scale(0.0 if data.max_epoch < 20 else 1.0, data.max_epoch, 58, WIDTH - 12)
     ticks = [t for t in x.ticks(8) if t == int(t)]
     parts = _frame(x, y, "epoch", data.word, [(x(t), f"{t:g}") for t in ticks])
@@ -320,7 +327,7 @@ def _section(title: str, text: str, body: str) -> str:
     return f"<h2>{html.escape(title)}</h2>\n" + (f'<p class="faint">{text}</p>\n' if text else "") + body
 
 
-def render(name: str, lines: list[dict[str, Any]], space: Space, opened: str | None = None) -> str:
+def render(name: str, lines: list[dict[str, Any]], space: Space, test: str | None = None) -> str:
     """The page of a study as its log stands."""
     data, result = Data(lines, space), result_of(lines, space)
     session = next(x for x in reversed(lines) if x["kind"] == "session")
@@ -332,7 +339,7 @@ def render(name: str, lines: list[dict[str, Any]], space: Space, opened: str | N
     parts.append(
         f'<p class="faint">{html.escape(session["function"])} by {html.escape(session["strategy"])}; '
         f"{number(float(spent))} trainings of {budget} spent; test "
-        f"{'unopened' if opened is None else 'opened ' + html.escape(opened)}</p>"
+        f"{'unopened' if test is None else 'opened ' + html.escape(test)}</p>"
     )
     if result is None:
         parts.append("<p>No training has finished with a loss yet.</p>")
@@ -369,3 +376,11 @@ def render(name: str, lines: list[dict[str, Any]], space: Space, opened: str | N
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def write(folder: Path, lines: list[dict[str, Any]], space: Space) -> None:
+    """Writes study.html into a study's folder, whole or not at all."""
+    page = render(folder.name, lines, space, opened(folder / "test.json"))
+    temporary = folder / ".study.html"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, folder / "study.html")

@@ -232,9 +232,10 @@ def summary(folder: Path, lines: list[Line], result: Result | None, opened: str 
     if len(result.schedule) > 1:
         best = [f"best        to epoch {until}: {dict(config)}" for config, _, until in result.schedule]
     until = f" (epoch {result.line['until']})" if result.line["until"] > 1 else ""
+    word = "value" if _sign(lines) < 0 else "loss"
     found = [
         *best,
-        f"loss        {number(result.value)} in trial {result.line['trial']}{until}{runs}",
+        f"{word:<10}  {number(result.value)} in trial {result.line['trial']}{until}{runs}",
         f"            {gain_in_words(result)}",
     ]
     if result.line["checkpoint"]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 import shutil
 import statistics
@@ -23,6 +22,7 @@ import numpy as np
 from bench.space import Space, check_real, check_whole
 from nearopt import __version__, forms, study_page, study_result
 from nearopt.forms import DIVERGED, FINISHED, LATE, MEMORY, RAISED, SIGNATURES, Function, Outcome, Task
+from nearopt.interrupt import EXIT, Interrupts
 from nearopt.study_log import Log, now
 from nearopt.study_result import complete, duration, inside, number, opened, repeats_itself
 from nearopt.workers import Inline, Pool, Processes
@@ -96,7 +96,9 @@ class Tuning:
         factory: Callable[..., Any],
         label: str,
         quiet: bool,
+        interrupts: Interrupts,
     ):
+        self.interrupts = interrupts
         self.log, self.function, self.settings, self.label, self.quiet = log, function, settings, label, quiet
         self.factory, self.folder = factory, log.path.parent
         self.space, self.max_epoch, self.sign = settings.space, settings.max_epoch, settings.sign
@@ -139,6 +141,38 @@ class Tuning:
         # Before anything is trained, with what will be left for it after the default configuration.
         left = 30.0 if self.settings.trials is None else self.settings.trials / self.function.folds - 1
         strategy = self.make(max(1.0, left - math.prod(self.reserve())))
+        try:
+            self.begin(sessions, data)
+            self.say(self.opening(strategy, sessions))
+            self.pool = self.make_pool()
+            self.first(starts)
+            rate = self.find_rate(strategy, range_test)
+            self.search(rate)
+            self.confirm()
+            if math.prod(self.reserved()) and self._repeats_itself():
+                self.search(rate, left=True)
+            self.end_pool()
+            self.collect()
+            self.write_page(now=True)
+            self.say(self.summary())
+        except KeyboardInterrupt:
+            self.interrupts.closing = True
+            if not self.log.lines:
+                raise
+            self.end_pool()
+            self.write_page(now=True)
+            self.say(
+                f"\ninterrupted; what was trained is kept, the same call of tune goes on\n{self.summary()}"
+            )
+            raise SystemExit(EXIT) from None
+        except StudyStopped:
+            self.write_page(now=True)
+            raise
+        finally:
+            self.end_pool()
+
+    def begin(self, sessions: list[dict[str, Any]], data: str | None) -> None:
+        """Notes this call of tune."""
         self.past = sum(self._length(i) for i in range(len(sessions)))
         self.session = len(sessions)
         version = forms.code_version(self.function.f)
@@ -158,30 +192,6 @@ class Tuning:
             workers=self.settings.workers, devices=self.settings.devices, maximize=self.settings.maximize,
             confirm=self.settings.confirm, timeout=self.settings.timeout, seed=self.settings.seed,
         )  # fmt: skip
-        self.say(self.opening(strategy, sessions))
-        try:
-            self.pool = self.make_pool()
-            self.first(starts)
-            rate = self.find_rate(strategy, range_test)
-            self.search(rate)
-            self.confirm()
-            if math.prod(self.reserved()) and self._repeats_itself():
-                self.search(rate, left=True)
-        except KeyboardInterrupt:
-            self.end_pool()
-            self.write_page(now=True)
-            self.say(
-                f"\ninterrupted; what was trained is kept, the same call of tune goes on\n{self.summary()}"
-            )
-            raise SystemExit(130) from None
-        except StudyStopped:
-            self.write_page(now=True)
-            raise
-        finally:
-            self.end_pool()
-        self.collect()
-        self.write_page(now=True)
-        self.say(self.summary())
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -520,6 +530,7 @@ class Tuning:
         )  # fmt: skip
         self.say(self.line_of(line))
         self.write_page()
+        self.interrupts.check()
         return line
 
     def _raised(self, outcome: Outcome, job: dict[str, Any]) -> None:
@@ -566,9 +577,9 @@ class Tuning:
                             until=line["until"], slices=slices, seed=self.seed_of(0, repeat), repeat=repeat,
                         )
                     )  # fmt: skip
-        self.train_all(wanted[:1])
-        if not self._repeats_itself():
-            self.train_all(wanted[1:])
+        for some in (wanted[:1], wanted[1:]):  # one shows whether there is any noise; a killed call knows it
+            if not self._repeats_itself():
+                self.train_all(some)
 
     def new_folder(self, name: str) -> str | None:
         return f"{name}-{self.session}" if self.function.form == forms.CHECKPOINT else None
@@ -577,11 +588,16 @@ class Tuning:
         return None if folder is None else str(self.folder / "checkpoints" / folder)
 
     def collect(self) -> None:
-        """Removes the checkpoints that nothing needs: neither a job nor the best trial."""
-        best = study_result.best_of(self.log.lines, self.space)
-        keep = self.live_folders | ({best["checkpoint"]} if best else set())
+        """Removes the checkpoints that nothing needs: neither a job, nor the best trials, one of which the
+        confirmation will choose."""
         root = self.folder / "checkpoints"
-        for folder in root.iterdir() if root.is_dir() else ():
+        if not root.is_dir():
+            return
+        best = study_result.ranking(self.log.lines, self.space)[: max(self.settings.confirm[0], 1)]
+        result = study_result.result_of(self.log.lines, self.space)
+        keep = self.live_folders | {line["checkpoint"] for line in best}
+        keep |= {result.line["checkpoint"]} if result else set()
+        for folder in root.iterdir():
             if folder.name not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -589,12 +605,7 @@ class Tuning:
         """study.html, unless it was written a moment ago; its time is at most a twentieth of the study's."""
         clock = time.monotonic()
         if now or clock - self.page_at > max(PAGE_EVERY, 20 * self.page_took):
-            page = study_page.render(
-                self.settings.name, self.log.lines, self.space, opened(self.folder / "test.json")
-            )
-            temporary = self.folder / ".study.html"
-            temporary.write_text(page, encoding="utf-8")
-            os.replace(temporary, self.folder / "study.html")
+            study_page.write(self.folder, self.log.lines, self.space)
             self.page_at = time.monotonic()
             self.page_took = self.page_at - clock
 
@@ -621,10 +632,12 @@ class Work:
         rate = math.nan if plan["rate"] is None else plan["rate"]
         hint = hint_of_rates(study.space, [rate]) if plan["charged"] or rate > 0 else None
         most = max(line["workers"] for line in study.log.lines if line["kind"] == "session")
+        budget, charged = plan["budget"], plan["charged"]
+        if hint is not None and not charged:  # paid by an earlier plan; a strategy expects it in its budget
+            budget, charged = budget + 1 / study.max_epoch, 1
         self.run = Run(
             with_prior(study.factory, lanes, 1, study.max_epoch), study.space, study.max_epoch,
-            plan["budget"], plan["seed"], prior, None if hint is None else hint.x[0], most,
-            plan["charged"],
+            budget, plan["seed"], prior, None if hint is None else hint.x[0], most, charged,
         )  # fmt: skip
         self.trial: dict[int, int] = {}  # slot of the strategy -> trial of the study
         self.last: dict[int, tuple[int, str | None, str]] = {}  # slot -> its last job, checkpoint, status
@@ -681,6 +694,7 @@ class Work:
             study.live_folders = self._needed()
             if not self.run.outstanding:
                 return self.new
+            study.interrupts.check()
             if not self.results:
                 assert study.pool is not None
                 self.results = study.pool.finished()

@@ -5,6 +5,7 @@ Standard library only, as in `forms`: the processes import this and nothing else
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import multiprocessing
@@ -16,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
@@ -57,11 +59,23 @@ class Inline:
 
 def _serve(connection: Any, pickled: bytes) -> None:
     """A worker's life: a function, then task after task."""
+    grouped = hasattr(os, "setpgid")
+    if grouped:  # a group of its own: what the function starts can be ended with it
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     if parent is not None:  # killed, it leaves no worker behind that would train on
         sentinel = parent.sentinel
-        threading.Thread(target=lambda: wait([sentinel]) and os._exit(1), daemon=True).start()
+
+        def follow() -> None:
+            wait([sentinel])
+            if grouped:
+                os.killpg(0, signal.SIGKILL)
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
     held: dict[Any, Any] = {}
     try:
         function = pickle.loads(pickled)
@@ -72,6 +86,20 @@ def _serve(connection: Any, pickled: bytes) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             connection.send(run_task(function, connection.recv(), held))
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started within do not hear of Ctrl-C while they import the caller's script; this one does,
+    afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -96,8 +124,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.device, self.task, self.since, self.held = device, None, 0.0, set()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, pickled), daemon=True)
-        with _visible(device):
+        # Not as a daemon: that could have no processes of its own, as PyTorch's loaders of data are.
+        self.process = context.Process(target=_serve, args=(theirs, pickled), daemon=False)
+        resource_tracker.ensure_running()  # it is started with the first process, and ends being deaf
+        with _visible(device), _deaf():
             self.process.start()
         theirs.close()
 
@@ -114,6 +144,10 @@ class _Worker:
             raise ValueError(f"a worker process cannot import the function: {trouble.splitlines()[-1]}")
 
     def end(self) -> None:
+        """Kills it and whatever the function has started in it."""
+        if hasattr(os, "killpg") and self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group of its own yet
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -153,6 +187,7 @@ class Processes:
         self.pickled = pickle.dumps(function)
         self.workers: list[_Worker] = []
         given = [devices[i % len(devices)] if devices else None for i in range(size)]
+        atexit.register(self.close)  # before multiprocessing waits for them at the end of the program
         try:
             for device in given:
                 self.workers.append(_Worker(self.pickled, device))
@@ -167,15 +202,19 @@ class Processes:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        for worker in self.workers:
+        for worker in list(self.workers):
             if worker.task is None:
                 others = {t for w in self.workers if w is not worker for t in w.held}
                 # Where it lives elsewhere it waits for that worker rather than being trained again.
                 task = next((t for t in self.queue if t.trial not in others), None)
                 if task is not None:
                     self.queue.remove(task)
+                    try:
+                        worker.connection.send(task)
+                    except OSError:  # killed while it had nothing to do
+                        worker = self._replace(worker)
+                        worker.connection.send(task)
                     worker.task, worker.since = task, time.monotonic()
-                    worker.connection.send(task)
 
     def finished(self) -> list[Outcome]:
         found: list[Outcome] = []
@@ -213,12 +252,15 @@ class Processes:
             worker.held.add(task.trial)
         return outcome
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Worker) -> _Worker:
         worker.end()
         new = _Worker(self.pickled, worker.device)
         self.workers[self.workers.index(worker)] = new
         new.ready()
+        return new
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.end()
+        while self.workers:
+            self.workers[-1].end()
+            self.workers.pop()
+        atexit.unregister(self.close)

@@ -145,12 +145,21 @@ def stop_after(f, calls, error=KeyboardInterrupt):
     return lambda config: count(f(config))
 
 
-@pytest.mark.parametrize(("f", "form"), [(loss, "config"), (by_epoch, "generator"), (stored, "checkpoint")])
-def test_stopped_anywhere_a_study_goes_on_as_if_it_was_not(tune, f, form):
-    other = dict(trials=5, form=form, max_epoch=None if f is loss else 9)
-    other["strategy"] = Random if f is loss else Twice
+@pytest.mark.parametrize(
+    ("f", "form", "confirm"),
+    [
+        (loss, "config", None),
+        (by_epoch, "generator", None),
+        (stored, "checkpoint", None),
+        (loss, "config", (1, 2)),  # which shows that nothing is random, and that must not be forgotten
+        (stored, "checkpoint", (1, 2)),
+    ],
+)
+def test_stopped_anywhere_a_study_goes_on_as_if_it_was_not(tune, f, form, confirm):
+    other = dict(trials=5 if confirm is None else 9, form=form, max_epoch=None if f is loss else 9)
+    other |= dict(strategy=Random if f is loss else Twice, confirm=confirm)
     whole = tune(f, SPACE, name="whole", **other)
-    for calls in (2, 1, 3, 0, 7):
+    for calls in (2, 1, 3, 0, 7) if confirm is None else (5, *(1,) * 40):
         try:
             tune(stop_after(f, calls), SPACE, name="stopped", **other)
         except SystemExit as end:
@@ -473,6 +482,15 @@ def test_the_finder_is_run_once_charged_and_told(tune):
     assert study.trials["until"].tolist() == [9] * 5 + [8]
     more = tune(by_epoch, SPACE, trials=8, range_test=finder, **rest)
     assert trials(more)[:6] == trials(study) and len(asked) == 1
+
+
+@pytest.mark.slow
+def test_what_a_finder_cost_is_missing_once_not_in_every_plan(tune):
+    rest = dict(strategy=Workflow, max_epoch=9, name="s", range_test=range_test)
+    first = tune(by_epoch, SPACE, trials=4, **rest)
+    more = tune(by_epoch, SPACE, trials=7, **rest)
+    assert first.trials["until"].tolist() == [9, 9, 9, 8] and more.spent == pytest.approx(7)
+    assert more.trials["until"].tolist() == [9, 9, 9, 8, 9, 9, 9]
 
 
 # Bad input ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -236,6 +237,54 @@ def test_workers_see_their_devices_and_nothing_that_they_do_is_lost():
     assert not any(worker.process.is_alive() for worker in pool.workers)
 
 
+def with_children(config):
+    """Starts a process, as a subprocess and as PyTorch's loaders of data do, and may not come back."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(config["rate"],))
+    child.start()
+    with open(os.environ["NEAROPT_TEST_PIDS"], "a") as file:
+        file.write(f"{child.pid} {subprocess.Popen(['sleep', str(config['rate'])]).pid}\n")
+    child.join()
+    return config["rate"]
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def soon_gone(pids):
+    end = time.monotonic() + 20
+    while any(map(running, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(running, pids))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_what_a_training_has_started_ends_with_its_worker(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEAROPT_TEST_PIDS", str(tmp_path / "pids"))
+    pool = Processes(forms.recognise(with_children), 1, None, 2.0)
+    try:
+        found = run(pool, [slow_task(0, 0.0), slow_task(1, 100.0)])
+        assert [found[i].status for i in (0, 1)] == ["finished", "timed out"], found[0].error
+    finally:
+        pool.close()
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 4 and soon_gone(pids)
+
+
+def test_a_worker_that_died_idle_is_replaced():
+    pool = Processes(forms.recognise(f), 1, None, None)
+    try:
+        assert run(pool, [slow_task(0, 0.5)])[0].value == 0.5
+        pool.workers[0].process.kill()
+        pool.workers[0].process.join()
+        assert run(pool, [slow_task(1, 0.25)])[1].value == 0.25
+    finally:
+        pool.close()
+
+
 def test_a_generator_goes_on_where_it_lives():
     pool = Processes(forms.recognise(counted), 2, None, None)
     try:
@@ -371,6 +420,61 @@ def test_killed_at_any_moment_a_study_loses_nothing_and_does_nothing_twice(tmp_p
     calls = [tuple(line.split()[1:]) for line in (tmp_path / "killed.log").read_text().splitlines()]
     in_order = [c for i, c in enumerate(calls) if i == 0 or c != calls[i - 1]]
     assert in_order == [tuple(line.split()[1:]) for line in (tmp_path / "calls.log").read_text().splitlines()]
+
+
+INTERRUPTED = """
+    import os, subprocess, sys
+    from pathlib import Path
+    import nearopt
+    sys.path.insert(0, {tests!r})
+    from test_study import Random, loss, SPACE
+
+    def f(config):
+        with open("pids", "a") as file:
+            file.write(str(os.getpid()) + "\\n")
+        subprocess.run(["sleep", "0.3"], check=True)
+        return loss(config)
+
+    if __name__ == "__main__":
+        workers = int(sys.argv[1])
+        nearopt.tune(f, SPACE, trials=30, workers=workers, strategy=Random, name="s", confirm=None)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_at_any_moment_is_one_clear_end_that_leaves_nothing_running(tmp_path, workers, group):
+    (tmp_path / "mine.py").write_text(textwrap.dedent(INTERRUPTED.format(tests=str(Path(__file__).parent))))
+    log, pids = tmp_path / "studies" / "s" / NAME, tmp_path / "pids"
+    for kind, after in (("session", 0.0), ("session", 0.3), ("session", 0.8), ("trial", 0.0), ("trial", 0.1)):
+        before = len(read(log)) if log.exists() else 0
+        process = subprocess.Popen(
+            [sys.executable, "mine.py", str(workers)], cwd=tmp_path, start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        while not any(line["kind"] == kind for line in read(log)[before:]):
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(after)
+        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+        text, _ = process.communicate(timeout=60)
+        assert process.returncode == 130 and text.count("interrupted") == 1, text
+        assert "Traceback" not in text and "Error" not in text, text
+        there = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+        mine = [p for p in there if running(p) and _session(p) == process.pid]
+        assert soon_gone(mine)
+    lines = [line for line in read(log) if line["kind"] == "trial"]
+    assert all(line["status"] == "finished" for line in lines)
+    assert len({line["trial"] for line in lines}) == len(lines) >= 2 and pids.exists()
+
+
+def _session(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 SIDE_BY_SIDE = """
