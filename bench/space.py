@@ -107,6 +107,8 @@ class Int:
         _check_bounds(self.low, self.high, self.log)
         if int(self.low) != self.low or int(self.high) != self.high:
             raise ValueError(f"bounds must be integers, got low={self.low}, high={self.high}")
+        if self.default is not None and int(self.default) != self.default:
+            raise ValueError(f"default must be an integer, got {self.default}")
         if self.default is not None and not self.low <= self.default <= self.high:
             raise ValueError(f"default must lie in [{self.low}, {self.high}], got {self.default}")
 

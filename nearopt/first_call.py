@@ -10,7 +10,7 @@ from typing import Any
 from bench.space import Space
 from nearopt import forms
 from nearopt.forms import FINISHED, SIGNATURES, Task
-from nearopt.study_result import complete, duration, number
+from nearopt.study_result import as_space, complete, duration, number
 from nearopt.workers import transportable
 
 
@@ -52,7 +52,7 @@ def preflight(
     training of `f(config)`, one epoch of the others. Raises ValueError, in one line, for what is no training
     function; what goes wrong within the call is in the result."""
     function = forms.recognise(f, form)
-    space = space if isinstance(space, Space) else Space(space)
+    space = as_space(space)
     config = complete(space, {})
     with tempfile.TemporaryDirectory(prefix="nearopt-") as folder:
         task = Task(0, None, ((config, 0, 1),), seed, None, f"{folder}/checkpoint")

@@ -5,11 +5,13 @@ Standard library only: worker processes import this, and must not start JAX.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import itertools
 import math
+import os
 import shutil
 import statistics
 import time
@@ -204,7 +206,7 @@ def run_task(function: Function, task: Task, held: dict[Any, Any]) -> Outcome:
                     curve = _drawn(function.f, task, config, start, until, seed, held)
                 else:
                     curve = [number(function.f(dict(config), **seed))]
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # scripts of training call sys.exit
         held.pop(task.trial, None)
         text = "".join(traceback.format_exception(error))
         return Outcome(task.id, _kind(error), math.nan, time.perf_counter() - clock, error=text)
@@ -219,7 +221,17 @@ def _stored(f, task, config, start, until) -> float:
     if task.source is not None and start == task.slices[0][1]:
         shutil.copytree(task.source, folder, dirs_exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    return number(f(dict(config), str(folder), start, until, task.seed))
+    value = number(f(dict(config), str(folder), start, until, task.seed))
+    _on_disk(folder)
+    return value
+
+
+def _on_disk(folder: Path) -> None:
+    """Waits until the disk has what is in a folder: the log will say that it is there."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _drawn(f, task, config, start, until, seed, held) -> list[float]:

@@ -22,7 +22,7 @@ from nearopt import forms, study_page, study_result
 from nearopt.forms import DIVERGED, FINISHED, SIGNATURES, Function
 from nearopt.interrupt import Interrupts
 from nearopt.study_log import NAME, Log, now, read
-from nearopt.study_result import complete, inside, opened
+from nearopt.study_result import as_space, complete, inside, opened
 from nearopt.tuning import Settings, StudyStopped, Tuning
 from nearopt.workers import refuse_import
 
@@ -74,19 +74,27 @@ def tune(
     """
     refuse_import()
     function = forms.recognise(f, form)
+    if devices is not None and not isinstance(devices, list | tuple | range):
+        raise ValueError(f"devices must be a list, got {devices!r}: write [{devices!r}]")
     settings = Settings(
-        name=_check_name(name or forms.name_of(f).replace("<", "").replace(">", "")),
-        space=space if isinstance(space, Space) else Space(space),
+        name=_check_name(forms.name_of(f).replace("<", "").replace(">", "") if name is None else name),
+        space=as_space(space),
         max_epoch=_check_epochs(function, max_epoch),
         trials=trials,
         hours=hours,
         workers=workers if workers is not None else len(devices) if devices else 1,
         devices=tuple(devices) if devices else None,
         maximize=maximize,
-        confirm=tuple(confirm) if confirm else (0, 0),  # type: ignore[arg-type]
+        confirm=(0, 0) if confirm is None else confirm,
         timeout=timeout,
         seed=seed,
     )
+    if settings.trials is not None and settings.trials + 1e-9 < function.folds:
+        raise ValueError(
+            f"trials must pay for a configuration, which is {function.folds} folds: got {settings.trials:g}"
+        )
+    if isinstance(start, Mapping) or not all(isinstance(config, Mapping) for config in start):
+        raise ValueError(f"start must be a list of configurations, got {start!r:.80}")
     starts = [complete(settings.space, config) for config in start]
     if range_test is not None and not callable(range_test):
         raise ValueError(f"range_test must be a function, got {range_test!r}")
@@ -98,13 +106,18 @@ def tune(
         factory, label = _strategy(strategy)
         with log.opened():
             study = Tuning(log, function, settings, factory, label, quiet, interrupts)
-            study.history = _history(history, settings)
+            study.history, outside = _history(history, settings)
+            if outside:
+                study.say(
+                    f"history: {outside} of {outside + len(study.history)} lie outside the space: left out"
+                )
             study.run(starts, range_test, _data_hash(data))
     return Study(log.path.parent, settings.space, test)
 
 
-def _check_name(name: str) -> str:
-    if not name or name.startswith(".") or any(c in name for c in '/\\:*?"<>|\n'):
+def _check_name(name: Any) -> str:
+    fit = isinstance(name, str) and 0 < len(name.encode()) <= 200 and not name.startswith(".")
+    if not fit or any(c in name for c in '/\\:*?"<>|\n\0'):
         raise ValueError(f"name must be fit for a folder, got {name!r}")
     return name
 
@@ -179,10 +192,10 @@ def _data_hash(data: Any) -> str | None:
     return digest.hexdigest()[:12]
 
 
-def _history(history: Any, settings: Settings) -> list[tuple[dict[str, Any], float]]:
-    """(config, value) pairs in the user's sign, those outside the space left out."""
+def _history(history: Any, settings: Settings) -> tuple[list[tuple[dict[str, Any], float]], int]:
+    """(config, value) pairs in the user's sign, those inside the space; how many lie outside."""
     if history is None:
-        return []
+        return [], 0
     if isinstance(history, str | Path):
         path = Path(history) / NAME
         if not path.exists():
@@ -191,14 +204,19 @@ def _history(history: Any, settings: Settings) -> list[tuple[dict[str, Any], flo
         history = [
             (line["config"], line["value"]) for line in lines if line["status"] in (FINISHED, DIVERGED)
         ]
-    found = []
+    found, outside = [], 0
     for pair in history:
         if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], Mapping)):
             raise ValueError(f"history must be (config, loss) pairs or a study's folder, got {pair!r:.80}")
-        if inside(settings.space, pair[0]) is not None:
+        try:
             value = settings.sign * math.inf if pair[1] is None else float(pair[1])
+        except (TypeError, ValueError):
+            raise ValueError(f"history: a loss must be a number or None, got {pair[1]!r:.80}") from None
+        if inside(settings.space, pair[0]) is None:
+            outside += 1
+        else:
             found.append((dict(pair[0]), value))
-    return found
+    return found, outside
 
 
 @dataclass

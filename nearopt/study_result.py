@@ -46,6 +46,15 @@ def inside(space: Space, config: Mapping[str, Any]) -> np.ndarray | None:
         return None
 
 
+def as_space(space: Any) -> Space:
+    """A space from itself or from a dict of axes."""
+    if isinstance(space, Space):
+        return space
+    if not isinstance(space, Mapping) or not all(isinstance(name, str) for name in space):
+        raise ValueError(f"space must be a Space or a dict of axes by name, got {space!r:.80}")
+    return Space(dict(space))
+
+
 def complete(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the defaults of the axes that it leaves out, values as they were given. Raises
     ValueError, naming the axis, for what is outside the space."""
@@ -155,6 +164,8 @@ def result_of(lines: list[Line], space: Space) -> Result | None:
         most = max(len(runs[line["trial"]]) for line in confirmed)
         full = [line for line in confirmed if len(runs[line["trial"]]) == most]
         best = min(full, key=lambda line: runs[line["trial"]].mean())
+        if not math.isfinite(runs[best["trial"]].mean()):  # none of them is one to rely on: the next is
+            best = next((line for line in order if line not in confirmed), best)
     mine = runs[best["trial"]]
     loss = float(mine.mean()) if len(mine) else sign * best["value"]
     point = complete(space, {})

@@ -65,7 +65,9 @@ class Settings:
                 raise ValueError(f"hours must be above 0, got {self.hours}")
         check_whole("workers", self.workers, 1)
         check_whole("seed", self.seed, 0, 2**31 - 1)
-        if len(self.confirm) != 2:
+        if not isinstance(self.maximize, bool):
+            raise ValueError(f"maximize must be True or False, got {self.maximize!r}")
+        if not isinstance(self.confirm, tuple | list) or len(self.confirm) != 2:
             raise ValueError(f"confirm must be (configurations, seeds) or None, got {self.confirm}")
         check_whole("confirm's configurations", self.confirm[0], 0)
         check_whole("confirm's seeds", self.confirm[1], 0)
@@ -279,6 +281,10 @@ class Tuning:
                 job["trainings"] = self.trainings(0, job["until"])
                 under_way = sum(j["trainings"] for j in running.values())
                 if limited and not self.affordable(under_way + job["trainings"]):
+                    if job["stage"] == "start":
+                        self.say(
+                            f"{len(waiting) + 1} of start= are not tried: the budget does not pay for them"
+                        )
                     waiting.clear()
                     break
                 number = len(running) and max(running) + 1
@@ -316,9 +322,11 @@ class Tuning:
             raise ValueError("range_test needs a learning rate: a Float axis with role='rate'")
         config = complete(self.space, {})
         rates = test_rates()
-        losses = np.array([forms.number(v) for v in range_test(dict(config), rates.tolist())])
-        if not 0 < len(losses) <= len(rates):
-            raise ValueError(f"range_test must give a loss for each rate, got {len(losses)} for {len(rates)}")
+        given = range_test(dict(config), rates.tolist())
+        if not hasattr(given, "__len__") or not 0 < len(given) <= len(rates):
+            got = f"{len(given)} for {len(rates)}" if hasattr(given, "__len__") else repr(given)
+            raise ValueError(f"range_test must give a loss for each rate, got {got}")
+        losses = np.array([forms.number(v) for v in given])
         finding = find(rates[: len(losses)], self.sign * losses)
         rate = finding.suggestions["guide"]
         self.log.append(

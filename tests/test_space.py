@@ -115,6 +115,7 @@ def test_the_start_design_is_shared_uniform_and_does_not_depend_on_its_length():
         (lambda: Float(0.0, math.inf), "bounds must be finite"),
         (lambda: Float(0.0, 1.0, default=2.0), "default must lie in"),
         (lambda: Float(0.0, 1.0, role="speed"), "role must be one of"),
+        (lambda: Int(1, 5, default=2.5), "default must be an integer"),  # type: ignore[arg-type]
         (lambda: Int(1, 2.5), "bounds must be integers"),  # type: ignore[arg-type]
         (lambda: Choice(("a",)), "at least two values"),
         (lambda: Choice(("a", "a")), "values must differ"),

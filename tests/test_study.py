@@ -278,6 +278,7 @@ def test_maximize_keeps_the_users_sign(tune):
     down = tune(loss, SPACE, trials=6, name="down")
     up = tune(lambda config: -loss(config), SPACE, trials=6, name="up", maximize=True)
     assert up.best == down.best and up.value == -down.value
+    assert "\nvalue  " in str(up) and "\nloss  " in str(down)
     assert result_of(up.lines, SPACE).gain == result_of(down.lines, SPACE).gain > 0
     with pytest.raises(ValueError, match="has maximize=True"):
         tune(loss, SPACE, trials=7, name="up")
@@ -398,6 +399,28 @@ def test_the_best_are_confirmed_with_fresh_seeds_within_the_budget(tune):
     assert sum(line.get("stage") == "confirm" for line in small.lines) == 3
 
 
+def test_what_diverges_when_it_is_confirmed_is_not_the_best(tune):
+    values = iter([1.0, 0.9, 0.5, *[0.8] * 5, *[math.nan] * 3])
+    study = tune(lambda config, seed: next(values), SPACE, trials=11, confirm=(1, 3), name="s")
+    assert [line["stage"] for line in trials(study)[8:]] == ["confirm"] * 3
+    assert trials(study)[8]["trial"] == 2 and study.result.line["trial"] != 2 and study.value == 0.8
+
+
+def test_the_checkpoint_that_the_confirmation_chooses_is_kept(tune):
+    """Here it is the default's, which no job needs any more: the best of the search was lucky."""
+
+    calls = []
+
+    def lucky(config, checkpoint_dir, start, until, seed):
+        (Path(checkpoint_dir) / "seed").write_text(str(seed))
+        calls.append(config)
+        return 0.5 if config == calls[0] else 0.1 if len(calls) == 2 else 0.9
+
+    study = tune(lucky, SPACE, trials=15, confirm=(2, 2), max_epoch=1, form="checkpoint", name="s")
+    assert study.result.line["stage"] == "default" and study.result.runs == 2
+    assert study.checkpoint is not None and (study.checkpoint / "seed").exists()
+
+
 def test_what_is_added_is_split_like_a_budget_of_its_own(tune):
     first = tune(noisy, SPACE, trials=9, confirm=(3, 3))
     more = tune(noisy, SPACE, trials=12, confirm=(3, 3))  # a third of three pays for no confirmation
@@ -435,6 +458,12 @@ def test_the_test_opens_once(tune, tmp_path):
             again.open_test()
     assert len(calls) == 1 and "0.75" in str(study)
     assert "opened on" in (tmp_path / "s" / "study.html").read_text()
+
+
+def test_a_page_says_at_once_that_the_test_was_opened(tune):
+    study = tune(loss, SPACE, lambda config: 0.75, trials=3)
+    study.open_test()
+    assert "0.75" in (study.folder / "study.html").read_text()
 
 
 def test_the_best_checkpoint_is_kept_and_tested(tune):
@@ -523,6 +552,17 @@ def test_what_a_finder_cost_is_missing_once_not_in_every_plan(tune):
         ({"space": {}}, "at least one axis"),
         ({"space": {"rate": 3}}, "must be Float, Int or Choice"),
         ({"name": "a/b"}, "fit for a folder"),
+        ({"space": [("rate", 3)]}, "space must be a Space or a dict of axes by name"),
+        ({"space": {1: Float(0, 1)}}, "space must be a Space or a dict of axes by name"),
+        ({"name": 3}, "fit for a folder"),
+        ({"name": "x" * 300}, "fit for a folder"),
+        ({"start": {"rate": 0.1}}, "start must be a list of configurations"),
+        ({"history": [({"rate": 0.1, "depth": 2, "kind": "a"}, "x")]}, "a loss must be a number or None"),
+        ({"confirm": 3}, "confirm must be"),
+        ({"devices": 0}, r"devices must be a list, got 0: write \[0\]"),
+        ({"maximize": "yes"}, "maximize must be True or False"),
+        ({"f": nearopt.kfold(lambda config, fold: 0.0, 5)}, "which is 5 folds: got 3"),
+        ({"strategy": Workflow, "range_test": lambda config, rates: None}, "a loss for each rate, got None"),
         ({"f": 3}, "f must be a function, got 3"),
         ({"f": lambda a, b, c: 0}, "a function of the config form is f.config. -> loss, got"),
     ],

@@ -193,7 +193,9 @@ def misbehaves(config):
     if config["rate"] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     if config["rate"] == 3:
-        sys.exit(4)
+        os._exit(4)
+    if config["rate"] == 4:
+        sys.exit("no data")
     return config["rate"]
 
 
@@ -228,9 +230,10 @@ def test_workers_see_their_devices_and_nothing_that_they_do_is_lost():
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
     pool = Processes(forms.recognise(misbehaves), 1, None, 1.0)
     try:
-        found = run(pool, [slow_task(i, rate) for i, rate in enumerate((0.5, 1, 2, 3, 0.25))])
-        status = [found[i].status for i in range(5)]
-        assert status == ["finished", "timed out", "out of memory", "raised", "finished"]
+        found = run(pool, [slow_task(i, rate) for i, rate in enumerate((0.5, 1, 2, 3, 4, 0.25))])
+        status = [found[i].status for i in range(6)]
+        assert status == ["finished", "timed out", "out of memory", "raised", "raised", "finished"]
+        assert "SystemExit: no data" in found[4].error
         assert found[1].seconds >= 1.0 and "exit code 4" in found[3].error
     finally:
         pool.close()
