@@ -149,12 +149,14 @@ def read(words: list[str]) -> Experiment:
     """The experiment that the words of a command line describe; raises UserError."""
     given = overrides(words)
     base = {"cluster": "single", "per_objective": {}, "first_instance": 1000, "seeds_per_instance": 1}
-    base |= catalogue.load("experiment", given.get("experiment", "first"))
-    unknown = [k for k in base if k not in ROOT and k not in catalogue.GROUPS]
+    name = given.get("experiment", "first")
+    if name.startswith("claims/"):
+        raise UserError(f"{name} is a claim, which has a command of its own: claims {name[7:]}")
+    base |= catalogue.load("experiment", name)
+    known = [*ROOT, *catalogue.GROUPS, *(("claim", "record", "kinds") if "claim" in base else ())]
+    unknown = [k for k in base if k not in known]
     if unknown:
-        raise UserError(
-            f"experiment {given.get('experiment')}: no key {unknown[0]!r}{nearest(unknown[0], ROOT)}"
-        )
+        raise UserError(f"experiment {name}: no key {unknown[0]!r}{nearest(unknown[0], ROOT)}")
     plain = {k: _typed(k, v if ROOT[k] is str else catalogue.parse(v)) for k, v in given.items() if k in ROOT}
     named = {k: _typed(k, base[k]) for k in ROOT if k in base} | plain
     groups = {}

@@ -18,6 +18,7 @@ from nearopt.claims import measures
 from nearopt.claims.measures import MEASURES, Missing, Sample, over_seeds
 from nearopt.claims.page import table
 from nearopt.claims.verdict import COLUMNS, FAILS, HOLDS, OPEN, REFUTED, SUPPORTED, Rule, judge, together
+from nearopt.commands import report, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -479,6 +480,34 @@ def test_a_claim_of_ones_own_from_file_to_page(tmp_path, monkeypatch, capsys):
     runs = {p: t for p, t in before.items() if "runs" in p.parts and "trace" in p.parts}
     assert runs and all(p.stat().st_mtime_ns == t for p, t in runs.items())
     assert "REFUTED" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_experiment_that_states_a_claim_has_its_verdict_first_in_its_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "conf" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    folder, said = tmp_path / "results" / "mine", {}
+    words = ["experiment=mine", "objective=branin", "processes=1"]
+    for side, verdict in (("above", OPEN), ("below", REFUTED)):
+        path.write_text("name: mine\n" + TINY.replace("SIDE", side))
+        assert run.main(words) == 0
+        text, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
+        assert text.startswith(f"# 12. Random search beats the default: {verdict}")
+        assert "trials to near-optimal" in page and page.count(f">{verdict}</span></p>") == 1
+        assert page.index("Random search beats the default") < page.index(
+            "What budget does each strategy need?"
+        )
+        assert pd.read_csv(folder / "effects.csv")["part"].tolist()[0] == "better"
+        said[side] = capsys.readouterr().out
+        assert f"claim:  {verdict}" in said[side]
+    assert report.main(["results/mine"]) == 0  # from disk, once more
+    assert (folder / "report.md").read_text().count("# 12. Random search") == 1
+    path.write_text("name: mine\n" + TINY.replace("SIDE", "over"))
+    with pytest.raises(UserError, match="side must be above or below"):
+        run.main(words)
+    with pytest.raises(UserError, match="a command of its own: claims hyperband_random"):
+        run.main(["experiment=claims/hyperband_random"])
 
 
 @pytest.mark.parametrize(

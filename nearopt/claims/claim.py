@@ -1,8 +1,9 @@
 """A claim's file: an experiment's settings, what is recorded for it, and its `claim:` block.
 
-Files are conf/experiment/claims/NAME.yaml, one's own ./conf included. Of an experiment: strategy, objective,
-cluster, seeds, budgets, per_objective. Beside them `record` (configurations and seeds of the trainings whose
-whole curves are kept, for measures that look at random configurations) and
+Files are conf/experiment/claims/NAME.yaml, one's own ./conf included: `nearopt claims` measures them. Any
+other experiment may have the block too, and its own report then opens with the verdict (see `front`). Of an
+experiment: strategy, objective, cluster, seeds, budgets, per_objective. Beside them `record` (configurations
+and seeds of the trainings whose whole curves are kept, for measures that look at random configurations) and
 
     claim:
       number, title, statement, source
@@ -82,14 +83,19 @@ def _list(value: Any) -> tuple[str, ...]:
 
 def read(name: str) -> Claim:
     """A claim by its name; raises UserError in one line."""
-    import yaml
-
     files = _files()
     if name not in files:
         raise UserError(f"no claim {name!r}{nearest(name, files)}")
-    where = f"conf/experiment/{FOLDER}/{name}.yaml"
+    return read_file(files[name], name)
+
+
+def read_file(path: Path, name: str) -> Claim:
+    """A claim of a file; raises UserError in one line."""
+    import yaml
+
+    where = f"{path.parent.name}/{path.name}"
     try:
-        made = yaml.safe_load(files[name].read_text(encoding="utf-8"))
+        made = yaml.safe_load(path.read_text(encoding="utf-8"))
         return _claim(name, made)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         line = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -105,7 +111,7 @@ def _known(what: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
 def _claim(name: str, made: dict[str, Any]) -> Claim:
     from nearopt.claims.measures import MEASURES
 
-    _known(made, KEYS, "a claim's file")
+    _known(made, (*KEYS, *(k for k in catalogue.ROOT if k not in KEYS)), "a claim's file")
     block = made["claim"]
     _known(block, BLOCK, "claim")
     objectives, parts = _list(made["objective"]), []

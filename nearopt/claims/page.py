@@ -242,7 +242,8 @@ def _html_table(head: list[str], rows: list[list[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _section(m: Measured, picture: str) -> str:
+def section(m: Measured, picture: str) -> str:
+    """A claim on a page: the verdict first."""
     out = [
         f'<h2 id="{_e(m.claim.name)}">{_e(m.claim.number)}. {_e(m.claim.title)}</h2>',
         f'<p class="verdict">{_tinted(m.verdict)}</p>',
@@ -285,13 +286,14 @@ def page(measured: Sequence[Measured], pictures: dict[str, str], title: str = "C
         _html_table(["", "claim", "verdict", "parts"], rows),
         f"<p class=soft>In the figures: {key}.</p>",
     ]
-    body += [_section(m, pictures[m.claim.name]) for m in measured]
+    body += [section(m, pictures[m.claim.name]) for m in measured]
     head = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     head += f"<title>{_e(title)}</title><style>{STYLE}</style></head>"
     return f"{head}\n<body><main>{''.join(body)}</main></body></html>\n"
 
 
-def _write(path: Path, text: str) -> None:
+def put(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
@@ -304,14 +306,14 @@ def write(folder: Path, measured: Sequence[Measured]) -> Path:
     for m in measured:
         xml = '<?xml version="1.0" encoding="utf-8"?>\n'
         picture = pictures[m.claim.name]
-        _write(folder / "figures" / f"{m.claim.name}.svg", xml + picture)
-        _write(folder / m.claim.name / "report.md", markdown(m))
-        _write(folder / m.claim.name / "report.html", page([m], pictures, f"{m.claim.title}: {m.verdict}"))
+        put(folder / "figures" / f"{m.claim.name}.svg", xml + picture)
+        put(folder / m.claim.name / "report.md", markdown(m))
+        put(folder / m.claim.name / "report.html", page([m], pictures, f"{m.claim.title}: {m.verdict}"))
     rows = summary(measured)
-    _write(folder / "claims.csv", rows.to_csv(index=False, float_format="%.6g"))
+    put(folder / "claims.csv", rows.to_csv(index=False, float_format="%.6g"))
     effects = pd.concat([m.rows for m in measured], ignore_index=True)
-    _write(folder / "effects.csv", effects.to_csv(index=False, float_format="%.6g"))
+    put(folder / "effects.csv", effects.to_csv(index=False, float_format="%.6g"))
     text = ["# Claims, measured", "", INTRO, "", table(rows), *(markdown(m, 2, "figures") for m in measured)]
-    _write(folder / "claims.md", "\n".join(text))
-    _write(folder / "claims.html", page(measured, pictures))
+    put(folder / "claims.md", "\n".join(text))
+    put(folder / "claims.html", page(measured, pictures))
     return folder / "claims.html"

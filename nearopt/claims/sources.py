@@ -100,10 +100,11 @@ def read_recording(folder: Path, alike: bool, optimum: np.ndarray | None = None)
 
 
 class Sources:
-    """`folder`: where everything is kept · places: objective's name -> folder of its data (`data_dir`)."""
+    """`folder`: where everything is kept · places: objective's name -> folder of its data (`data_dir`) · at:
+    a results folder whose runs are looked at; runs/ in `folder` unless it is given."""
 
-    def __init__(self, folder: Path, places: dict[str, str] | None = None):
-        self.folder, self.places = folder, places or {}
+    def __init__(self, folder: Path, places: dict[str, str] | None = None, at: Path | None = None):
+        self.folder, self.places, self.at = folder, places or {}, at or folder / RUNS
         self._samples: dict[tuple, Sample] = {}
         self._objectives: dict[str, Any] = {}
 
@@ -260,7 +261,7 @@ class Folder:
 
     def __init__(self, sources: Sources, claim: Claim, text: str, objective: Any):
         self.sources, self.claim, self.text, self.objective = sources, claim, text, objective
-        self.path = sources.folder / RUNS / sources.entry(text).label
+        self.path = sources.at / sources.entry(text).label
         own = claim.per_objective.get(family(text)) or {}
         self.seeds = int(own.get("seeds", claim.seeds))
         self.max_epoch = int(objective.max_epoch)

@@ -13,6 +13,7 @@ import argparse
 import os
 
 from nearopt.catalogue import UserError
+from nearopt.claims import front
 
 HELP = "the report of a results folder again, from disk"
 USAGE = "FOLDER [FOLDER ...] [--merge FOLDER] [--replicability]"
@@ -40,7 +41,9 @@ def main(words: list[str]) -> int:
 
             folders = [str(merge(folders, given.merge))]
         for folder in folders:
-            print(f"report: {build(folder, processes=min(os.cpu_count() or 1, 4))}")
+            path = build(folder, processes=min(os.cpu_count() or 1, 4))
+            verdict = front.first(path.parent)
+            print(f"report: {path}" + (f"; {verdict}" if verdict else ""))
             if given.replicability:
                 from nearopt import replicability
 

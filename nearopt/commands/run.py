@@ -9,7 +9,8 @@
   cluster=single                      how many workers on the simulated clock
   processes=1 debug=true              one process; one seed without compiling, nothing written
 
-A complete cell is not run again; more seeds and budgets add to it.
+A complete cell is not run again; more seeds and budgets add to it. Where the experiment's file has a `claim:`
+block, the report opens with the verdict.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import sys
 
 from nearopt import experiment
+from nearopt.claims import front
 from nearopt.commands import count, program
 
 HELP = "run an experiment, then build its report"
@@ -36,12 +38,17 @@ def main(words: list[str]) -> int:
     for name, own in wanted.per_objective.items():
         if own and any(name in (o.name, o.name.partition("+")[0]) for o in wanted.objectives):
             print(f"  {name}: " + ", ".join(f"{k} {v}" for k, v in own.items()), flush=True)
+    if not wanted.debug:
+        front.keep(experiment.overrides(words).get("experiment", "first"), wanted.folder)
     sound = experiment.run(wanted)
     if wanted.debug:
         return 0 if sound else 1
     from bench.report import build
 
     path = build(wanted.folder)
+    verdict = front.first(wanted.folder)
+    if verdict:
+        print(f"\nclaim:  {verdict}")
     if not sound:
         print("nearopt: some cells failed; the report says why", file=sys.stderr)
     print(f"\nreport: {path}")
