@@ -11,6 +11,8 @@ from pathlib import Path
 from nearopt import catalogue
 
 FILE, KEPT = "claim.yaml", "claim"
+STYLE = """<style>section>p.verdict{font-size:17px;font-weight:700}section>.scroll{overflow-x:auto}
+section>.scroll th,section>.scroll td{padding:4px 14px 4px 0;text-align:left;vertical-align:top}</style>"""
 
 
 def keep(experiment: str, folder: Path) -> None:
@@ -45,7 +47,7 @@ def first(folder: Path) -> str | None:
     opening = '<?xml version="1.0" encoding="utf-8"?>\n'
     page.put(folder / "figures" / f"{one.name}.svg", opening + picture)
     page.put(folder / "effects.csv", measured.rows.to_csv(index=False, float_format="%.6g"))
-    _before(folder / "report.html", "<main>", page.section(measured, picture))
+    _before(folder / "report.html", "<main>", f"{STYLE}<section>{page.section(measured, picture)}</section>")
     _before(folder / "report.md", "", page.markdown(measured, 1, "figures") + "\n")
     return page.sentence(measured)
 
