@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import special, stats
 
 DRAWS = 1999  # permutations and resamples
 EQUAL = 0.01  # practically equal: means this close, in units of the gap from optimum to median random
@@ -59,8 +59,6 @@ class Interval(NamedTuple):
         half = (self.high - self.low) / 2
         if self.units < 2 or np.isnan(half):
             return np.nan
-        if half == 0:
-            return float(self.value == 0)
         t = abs(self.value) / half * special.stdtrit(self.units - 1, 0.975)
         return float(2 * special.stdtr(self.units - 1, -t))
 
@@ -133,6 +131,13 @@ def _from_permutations(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return p, -np.partition(-t, k, axis=1)[:, k] * (1 + 1e-9)  # equal but for rounding is not above
 
 
+def _beyond(p: np.ndarray, t: np.ndarray, freedom: int) -> np.ndarray:
+    """p where what was seen is beyond all DRAWS: Student's tail. Else a correction for many strategies could
+    never reject."""
+    at = (p * t.shape[1] < 1.5) & np.isfinite(t[:, 0])
+    return np.where(at, np.minimum(p, 2 * special.stdtr(freedom, -t[:, 0])), p)
+
+
 class Differences(NamedTuple):
     """Arrays f64[pairs] of `Difference`'s numbers."""
 
@@ -147,8 +152,9 @@ def differences(a: np.ndarray, b: np.ndarray, paired: bool = False, width: float
     """The mean of each row of finite a f64[pairs, n] less that of b f64[pairs, m], with permutation-t
     interval and p; `paired`: column i of both shares something (n = m), and signs are permuted.
 
-    `width`: the range that values can have. Where neither side varies, the interval is what unseen values
-    could do: their share is at most 1 - .025^(1/n)."""
+    `width`: the range that values can have. Where neither side varies, or no pair differs from another, the
+    interval is what unseen values could do: their share is at most 1 - .025^(1/n); it ends at zero where the
+    test rejects."""
     a, b = np.atleast_2d(np.asarray(a, np.float64)), np.atleast_2d(np.asarray(b, np.float64))
     n, m = a.shape[1], b.shape[1]
     mean = a.mean(1) - b.mean(1)
@@ -161,12 +167,14 @@ def differences(a: np.ndarray, b: np.ndarray, paired: bool = False, width: float
     size = np.abs(both).max(1, keepdims=True)
     both = both / np.where(size > 0, size, 1.0)
     p, critical, error, skewness = (np.empty(len(a)) for _ in range(4))
+    every = (2**n if paired else comb(n + m, n)) <= DRAWS + 1
     for first in range(0, len(a), 256):  # in parts, for memory's sake
         x = both[first : first + 256]
         if paired:
             signs = _signs(n)
             moved, variance, third = _central(x @ signs.T, (x**2).sum(1, keepdims=True), x**3 @ signs.T, n)
-            e, s = _error(variance / n, third / n**2, 1e-24)
+            # As good as all alike: raw sums of powers round at 1e-16.
+            e, s = _error(variance / n, third / n**2, 1e-14)
         else:
             split = _splits(n, m)
             s1, s2, s3 = (x**k @ split.T for k in (1, 2, 3))
@@ -176,7 +184,10 @@ def differences(a: np.ndarray, b: np.ndarray, paired: bool = False, width: float
             e, s = _error(one[1] / n + two[1] / m, one[2] / n**2 - two[2] / m**2, 1e-24)
         moved = np.where(np.abs(moved) < 1e-12, 0.0, moved)
         part = slice(first, first + len(x))
-        p[part], critical[part] = _from_permutations(_statistic(moved, e, s))
+        t = _statistic(moved, e, s)
+        p[part], critical[part] = _from_permutations(t)
+        if not every:
+            p[part] = _beyond(p[part], t, min(n, m) - 1)
         error[part], skewness[part] = e[:, 0], s[:, 0]
     size = size[:, 0]
 
@@ -191,10 +202,16 @@ def differences(a: np.ndarray, b: np.ndarray, paired: bool = False, width: float
         low, high = mean - size * error * back(critical), mean - size * error * back(-critical)
     none = np.isinf(critical)
     unseen = np.where(none, np.inf, width * (1 - 0.025 ** (1 / min(n, m))))
-    if paired:  # runs that vary and are the same on both sides, pair by pair: nothing is unseen
+    if (
+        paired and n >= SMALL
+    ):  # many runs that vary and are the same on both sides, pair by pair: one strategy
         unseen = np.where(~none & (size == 0) & (np.ptp(a, axis=1) > 0), 0.0, unseen)
     still = none | (error == 0)
-    low, high = np.where(still, mean - unseen, low), np.where(still, mean + unseen, high)
+    apart = ~none & (p <= 0.05)
+    ends = np.where(apart & (mean > 0), np.maximum(mean - unseen, 0), mean - unseen)
+    low = np.where(still, ends, low)
+    ends = np.where(apart & (mean < 0), np.minimum(mean + unseen, 0), mean + unseen)
+    high = np.where(still, ends, high)
     return Differences(mean, low, high, p, size * error)
 
 
@@ -252,12 +269,42 @@ def holm(p) -> np.ndarray:
     return out
 
 
+@lru_cache(maxsize=64)
+def _tukey_table(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normal deviates f64[g] and log of the corrected p of a pair that far apart, of k alike."""
+    z = np.linspace(0.0, 8.0, 161)
+    with np.errstate(divide="ignore"):
+        tail = stats.studentized_range.sf(np.sqrt(2) * z, k, np.inf)
+    return z, np.log(np.maximum(tail, 1e-13))
+
+
+def tukey(p, k: int) -> np.ndarray:
+    """p values of pairs among k strategies, corrected as if every pair had been looked at: what must be done
+    where one side of a pair, the leader, was chosen by these very runs (Tukey 1953, by way of the normal
+    deviate of p; Holm over the k - 1 others declares one of 10 equal strategies worse in 14 %). nan stays."""
+    p = np.asarray(p, np.float64)
+    if k <= 2:
+        return p
+    z, tail = _tukey_table(k)
+    corrected = np.exp(np.interp(special.ndtri(1 - np.clip(p, 1e-15, 1) / 2), z, tail))
+    return np.where(np.isnan(p), np.nan, np.clip(corrected, p, 1.0))
+
+
+def tukey_level(k: int, level: float = 0.05) -> float:
+    """The p of a single pair that `tukey` corrects to `level`."""
+    if k <= 2:
+        return level
+    z, tail = _tukey_table(k)
+    return float(2 * special.ndtr(-np.interp(-np.log(level), -tail, z)))
+
+
 def seeds_needed(
     found: Difference, equal: float, level: float = 0.05, power: float = 0.8
 ) -> tuple[float, str]:
     """How many runs a side would settle an undecided pair with probability `power`, if the true difference
     and spread are what was seen: (runs, answer). `answer` is what they would then say: better or worse, or,
-    where that takes fewer, practically equal. (nan, reason) where nothing can be said."""
+    where that takes fewer, practically equal. `level`: that of a single test, smaller where it is one of
+    many. (nan, reason) where nothing can be said."""
     if found.reason or not found.error > 0:
         return np.nan, found.reason or "no run differs from another: there is no spread to go by"
     variance = found.error**2 * (2 * found.n * found.m / (found.n + found.m))  # of one run, both sides
@@ -266,8 +313,8 @@ def seeds_needed(
     apart = variance * z**2 / size**2 if size > 0 else np.inf
     inside = np.inf
     if size < equal:
-        # The interval must end within the region on either side; near its middle both sides may fail.
-        z_inside = special.ndtri(1 - level / 2) + special.ndtri((1 + power) / 2 if size == 0 else power)
+        # The 95 % interval must end within the region on either side; near its middle both sides may fail.
+        z_inside = special.ndtri(0.975) + special.ndtri((1 + power) / 2 if size == 0 else power)
         inside = variance * z_inside**2 / (equal - size) ** 2
     runs, says = (inside, ALIKE) if inside < apart else (apart, BETTER if found.mean < 0 else WORSE)
     # Guenther 1981: Student's quantile in place of the normal one. With fewer than six no test can reject.
@@ -305,22 +352,24 @@ def win_probability(a, b, equal: float = 0.0) -> Interval:
 # Many objectives ----------------------------------------------------------------------------------------
 
 
-def _nested(values: np.ndarray, levels: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap means f64[draws] of a tree: units of the first column of levels i64[n, depth] are drawn with
-    replacement, within each its own, and so on; at the end single values. Each unit counts the same. A level
-    that has one unit is passed over: it was not sampled here."""
-    if levels.shape[1] == 0:
-        n = len(values)
-        return values[rng.integers(0, n, (draws, n))].mean(1) if n > 1 else np.full(draws, values[0])
-    units = np.unique(levels[:, 0])
-    means = np.stack([
-        _nested(values[levels[:, 0] == u], levels[levels[:, 0] == u, 1:], draws, rng) for u in units
-    ])  # fmt: skip
-    if len(units) == 1:
-        return means[0]
-    chosen = rng.integers(0, len(units), (draws, len(units)))
-    # A unit drawn twice is resampled within twice.
-    return means[chosen, rng.integers(0, draws, chosen.shape)].mean(1)
+def _tree(values: np.ndarray, levels: np.ndarray) -> tuple[float, float]:
+    """(mean, variance of its bootstrap) of a tree: units of the first column of levels i64[n, depth] are
+    drawn with replacement, within each its own, and so on; at the end single values. Each unit counts the
+    same. A level that has one unit is passed over: it was not sampled here. What endless resampling would
+    find is computed: of n units drawn, the variance is that of one over n, and that of one is the mean of the
+    variances within units plus the variance of their means."""
+    variance = np.zeros(len(values))
+    for depth in range(levels.shape[1], -1, -1):
+        unit = np.zeros(len(values), np.int64)
+        for column in levels[:, :depth].T:
+            unit = np.unique(unit * (int(column.max()) + 1) + column, return_inverse=True)[1]
+        n = np.bincount(unit)
+        mean = np.bincount(unit, weights=values) / n
+        within = np.bincount(unit, weights=variance) / n
+        between = np.bincount(unit, weights=(values - mean[unit]) ** 2) / n
+        values, variance = mean, np.where(n > 1, (within + between) / n, within)
+        levels = levels[np.unique(unit, return_index=True)[1]]
+    return float(values[0]), float(variance[0])
 
 
 def tree_mean(values: np.ndarray, levels: np.ndarray) -> float:
@@ -333,12 +382,13 @@ def tree_mean(values: np.ndarray, levels: np.ndarray) -> float:
     return float(values.mean())
 
 
-def in_general(values, levels, draws: int = DRAWS) -> Interval:
+def in_general(values, levels, width: float = np.inf) -> Interval:
     """The mean over a population of families, of which these are a sample: values f64[n], one a run; levels
     i64[n, depth], the run's family, then the objective and instance within it (the last level's runs are
     seeds). Families are resampled, then what is within each. The interval is the bootstrap's standard error,
     enlarged by sqrt(F/(F-1)), with Student's quantile for F families: the percentiles of so few are too
-    narrow. Resampling every level counts the inner ones twice: it is too wide rather than too narrow."""
+    narrow. Resampling every level counts the inner ones twice: it is too wide rather than too narrow. Where
+    nothing varies it is what families that were not seen could do, within the range `width` of values."""
     values, levels = np.asarray(values, np.float64), np.asarray(levels)
     levels = np.stack([np.unique(c, return_inverse=True)[1] for c in levels.T], 1)
     if not len(values):
@@ -346,12 +396,13 @@ def in_general(values, levels, draws: int = DRAWS) -> Interval:
     families = len(np.unique(levels[:, 0]))
     if not np.isfinite(values).all():
         return Interval(float(np.mean(values)), np.nan, np.nan, families, "a value is not finite")
-    value = tree_mean(values, levels)
+    value, variance = _tree(values, levels)
     if families < 2:
         reason = "one family of objectives: what holds on it need not hold on another"
         return Interval(value, np.nan, np.nan, families, reason)
-    drawn = _nested(values, levels, draws, np.random.default_rng([len(values), families]))
-    half = special.stdtrit(families - 1, 0.975) * drawn.std() * np.sqrt(families / (families - 1))
+    half = special.stdtrit(families - 1, 0.975) * np.sqrt(variance * families / (families - 1))
+    if half <= 1e-12 * max(1.0, abs(value)):
+        half = width * (1 - 0.025 ** (1 / families))
     return Interval(value, value - half, value + half, families)
 
 

@@ -13,19 +13,33 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from bench.inference import (
     EQUAL,
     OPEN,
+    Difference,
     Interval,
     answer,
     difference,
     holm,
     in_general,
     seeds_needed,
+    tree_mean,
+    tukey,
+    tukey_level,
     variance_components,
 )
-from bench.metrics import SHARES, TARGETS, Score, Scored, overtuning, step_values
+from bench.metrics import (
+    SHARES,
+    TARGETS,
+    Score,
+    Scored,
+    budget_epochs,
+    incumbents,
+    overtuning,
+    step_values,
+)
 from bench.ranking import (
     Friedman,
     Wins,
@@ -72,6 +86,12 @@ class Panel(NamedTuple):
         found = {label: self.ends.get((objective, label)) for label in self.labels}
         return {label: e[index] for label, e in found.items() if e and e[index] is not None}  # type: ignore
 
+    def last(self, objective: str) -> int:
+        """Index of the largest budget at which all labels of an objective have runs; -1 where there is none:
+        what one was given more of it is not compared by."""
+        mine = [self.ends[objective, v] for v in self.labels if (objective, v) in self.ends]
+        return max((i for i in range(len(self.budgets)) if all(e[i] is not None for e in mine)), default=-1)
+
 
 def family(objective: str) -> str:
     """An objective's family: its name before wrappers and settings (`bbob,function=8` is one of bbob)."""
@@ -93,14 +113,34 @@ def _ends(item: Scored, budgets: np.ndarray) -> list[Ends | None]:
 
     out: list[Ends | None] = []
     if item.cell.info.get("anytime"):
-        s = item.scores[item.largest]
-        gaps = step_values(s, s.gap_left(s.true), budgets, item.max_epoch, 1.0)
-        return [of(s, gaps[:, i]) if b <= item.largest else None for i, b in enumerate(budgets)]
+        several = any(t["worker"].max(initial=0) > 0 for t in item.cell.traces.values())
+        planned = np.array(list(item.scores))
+        which = np.searchsorted(planned, budgets - 1e-9)
+        for i, p in enumerate(planned):
+            s, mine = item.scores[p], budgets[which == i]
+            gaps = _cuts(item, s, mine) if several else step_values(
+                s, s.gap_left(s.true), mine, item.max_epoch, 1.0
+            )  # fmt: skip
+            out += [of(s, gaps[:, k]) for k in range(len(mine))]
+        return out + [None] * int((which == len(planned)).sum())
     last = {b: of(s, s.gap_left(s.true[:, -1])) for b, s in item.scores.items()}
     for b in budgets:
         paid = [planned for planned in last if planned <= b + 1e-9]
         out.append(last[max(paid)] if paid and b <= item.largest + 1e-9 else None)
     return out
+
+
+def _cuts(item: Scored, s: Score, budgets: np.ndarray) -> np.ndarray:
+    """Gap left f64[runs, g] of the runs of `s` when only so much is granted. All jobs that a budget pays for
+    finish, as where it was planned: of several workers more was granted before the last of them came in."""
+    ends = []
+    for budget in budgets:
+        paid = s.runs.granted <= budget_epochs(float(budget), item.max_epoch)
+        loss = np.where(paid, s.runs.loss, np.inf)
+        last = incumbents(loss, s.runs.until, item.cell.info.get("fidelity") or "training")[:, -1:]
+        true = np.take_along_axis(s.runs.true_loss, np.maximum(last, 0), axis=1)[:, 0]
+        ends.append(s.gap_left(np.where(last[:, 0] >= 0, true, np.inf)))
+    return np.stack(ends, 1) if ends else np.empty((len(s.runs.seeds), 0))
 
 
 def panel(scored: Sequence[Scored], objectives: Sequence[str], labels: Sequence[str]) -> Panel:
@@ -117,167 +157,220 @@ def panel(scored: Sequence[Scored], objectives: Sequence[str], labels: Sequence[
 
 LEADERS = [
     "objective", "budget", "first", "second", "gap_first", "gap_second", "difference", "low", "high", "p",
-    "p_holm", "answer", "runs", "strategies", "correlation", "seeds_needed", "would_say", "reason",
+    "p_holm", "answer", "runs", "strategies", "left_out", "correlation", "seeds_needed", "would_say",
+    "reason",
 ]  # fmt: skip
 
 
-def _paired(ends: Sequence[Ends]) -> bool:
-    first = ends[0].seeds
-    return all(len(e.seeds) == len(first) and (e.seeds == first).all() for e in ends)
+def shared(ends: dict[str, Ends]) -> tuple[dict[str, Ends], bool]:
+    """(ends, whether their runs are pairs): cut to the seeds that all have, where these are most of each
+    one's; else as they are. So who leads, by how much and how surely are said of the same runs."""
+    common: np.ndarray = next(iter(ends.values())).seeds
+    for e in ends.values():
+        common = np.intersect1d(common, e.seeds)
+    if len(common) < 2 or 2 * len(common) <= max(len(e.seeds) for e in ends.values()):
+        return ends, False
+    return {v: Ends(*(c[np.isin(e.seeds, common)] for c in e)) for v, e in ends.items()}, True
 
 
 def leaders(panel: Panel) -> pd.DataFrame:
     """Relative. At each budget who has the smallest mean gap left on each objective, and by how much it
     leads the next: a row an objective and budget with LEADERS. p: the largest of the leader's against its
-    nearest rivals (`surely_first`); p_holm: corrected for the number of objectives. runs: fewest of a
-    strategy."""
+    nearest rivals (`surely_first`); p_holm: corrected for the number of objectives, as the level that
+    seeds_needed goes by. runs: fewest of a strategy, of the seeds that all have where these are most.
+    left_out: strategies without runs at that budget."""
     rows = []
     for index, budget in enumerate(panel.budgets):
         part = []
         for objective in panel.objectives:
             there = panel.at(objective, index)
             if there:
-                part.append({"objective": objective, "budget": budget, **_lead(there)})
+                left = [v for v in panel.labels if (objective, v) in panel.cells and v not in there]
+                head = {"objective": objective, "budget": budget, "left_out": ", ".join(left)}
+                part.append({**head, **_lead(there)})
         corrected = holm([r["p"] for r in part])
         for row, p in zip(part, corrected, strict=True):
             found = row.pop("found")
             row["p_holm"] = p
-            row["answer"] = answer(found, EQUAL, p) if found is not None else OPEN
+            row["answer"] = OPEN
+            if found is not None:
+                row["answer"] = answer(found, EQUAL, p)
+                row["seeds_needed"], row["would_say"] = seeds_needed(found, EQUAL, 0.05 / len(part))
         rows += part
     return pd.DataFrame(rows, columns=pd.Index(LEADERS))
 
 
 def _lead(there: dict[str, Ends]) -> dict:
+    there, paired = shared(there)
     labels, ends = list(there), list(there.values())
-    paired = _paired(ends)
     first, second, p = surely_first([e.gap for e in ends], paired, RANGE)
     row = {"first": labels[first], "gap_first": float(ends[first].gap.mean()), "p": p,
            "runs": min(len(e.gap) for e in ends), "strategies": len(labels), "found": None}  # fmt: skip
     if len(labels) == 1:
         return {**row, "reason": "one strategy: nothing to compare with"}
-    found = difference(ends[first].gap, ends[second].gap, ends[first].seeds, ends[second].seeds, width=RANGE)
-    needed, says = seeds_needed(found, EQUAL)
+    found = apart(ends[first], ends[second], paired)
     return {
         **row, "second": labels[second], "gap_second": float(ends[second].gap.mean()),
         "difference": found.mean, "low": found.low, "high": found.high, "correlation": found.correlation,
-        "seeds_needed": needed, "would_say": says, "reason": found.reason, "found": found,
+        "reason": found.reason, "found": found,
     }  # fmt: skip
 
 
-def _runs_apart(panel: Panel, one: str, two: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Differences f64[n] of two labels at a budget, run by run where they share seeds and else of means, and
-    their levels i64[n, 3]: family, objective, instance."""
-    values, levels = [], []
-    families = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
-    for place, objective in enumerate(panel.objectives):
-        there = panel.at(objective, index)
-        if one not in there or two not in there:
-            continue
-        a, b = there[one], there[two]
-        shared, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
-        if 2 * len(shared) > max(len(a.seeds), len(b.seeds)):
-            apart, instances = a.gap[at_a] - b.gap[at_b], a.instances[at_a]
-        else:
-            apart, instances = np.array([a.gap.mean() - b.gap.mean()]), np.array([0])
-        values.append(apart)
-        mine = np.full(len(apart), families[panel.families[objective]])
-        levels.append(np.stack([mine, np.full(len(apart), place), instances], 1))
-    if not values:
-        return np.empty(0), np.empty((0, 3), np.int64)
-    levels = np.concatenate(levels)
-    if len(np.unique(levels, axis=0)) == len(levels):  # a seed an instance: one level less
-        levels = levels[:, :2]
-    return np.concatenate(values), levels
+def apart(one: Ends, two: Ends, paired: bool) -> Difference:
+    """Gap left of `one` less that of `two` on one objective; `paired`: by seed."""
+    seeds = (one.seeds, two.seeds) if paired else (None, None)
+    return difference(one.gap, two.gap, *seeds, width=RANGE)
 
 
-def in_general_apart(panel: Panel, one: str, two: str, index: int, draws: int = 999) -> Interval:
-    """Mean gap left of `one` less that of `two` at a budget, over families of objectives that both have."""
-    return in_general(*_runs_apart(panel, one, two, index), draws)
+def run_levels(families: Sequence[int], instances: Sequence[np.ndarray]) -> np.ndarray:
+    """Levels i64[runs, 2 or 3] of the runs on several objectives: family, objective, and instance where one
+    has several seeds."""
+    columns = [
+        np.stack([np.full(len(i), family), np.full(len(i), place), i], 1)
+        for place, (family, i) in enumerate(zip(families, instances, strict=True))
+    ]
+    whole = np.concatenate(columns)
+    return whole[:, :2] if len(np.unique(whole, axis=0)) == len(whole) else whole
+
+
+class Together(NamedTuple):
+    """Labels that have runs on the same objectives at one budget: for each objective its family's number,
+    their ends, whether these are pairs."""
+
+    families: list[int]
+    ends: list[dict[str, Ends]]
+    paired: list[bool]
+
+    def means(self, label: str) -> np.ndarray:
+        """Mean gap left on each objective, instances counting the same."""
+        return np.array([tree_mean(e[label].gap, e[label].instances[:, None]) for e in self.ends])
+
+    def mean(self, by_objective: np.ndarray) -> float:
+        return tree_mean(by_objective, np.array(self.families)[:, None])
+
+    def distance(self, one: str, two: str) -> float:
+        """By how many standard errors over families the mean of `two` lies above that of `one`."""
+        apart = self.means(two) - self.means(one)
+        of = np.array(self.families)
+        over = np.array([apart[of == f].mean() for f in np.unique(of)])
+        if len(over) < 2:
+            return 0.0
+        error = over.std(ddof=1) / np.sqrt(len(over))
+        if error <= 1e-12:  # as in `in_general`, where nothing varies
+            error = RANGE * (1 - 0.025 ** (1 / len(over))) / special.stdtrit(len(over) - 1, 0.975)
+        return over.mean() / error
+
+    def apart(self, one: str, two: str) -> Interval:
+        """Mean gap left of `one` less that of `two` over families: run by run where they are pairs, else of
+        means."""
+        values, instances = [], []
+        for ends, paired in zip(self.ends, self.paired, strict=True):
+            a, b = ends[one], ends[two]
+            if paired:
+                values.append(a.gap - b.gap)
+                instances.append(a.instances)
+            else:
+                means = [tree_mean(e.gap, e.instances[:, None]) for e in (a, b)]
+                values.append(np.array([means[0] - means[1]]))
+                instances.append(np.array([0]))
+        return in_general(np.concatenate(values), run_levels(self.families, instances), RANGE)
 
 
 def general_leaders(panel: Panel) -> pd.DataFrame:
     """Relative. `leaders` over all objectives together: a row a budget, of the strategies that have all
-    objectives that any has at that budget; columns as there, and families, left_out (labels that lack an
-    objective)."""
+    objectives that any has at that budget; columns as there, and families, objectives (how many), absent
+    (objectives without runs at that budget). left_out: labels that lack an objective. p: the largest of the
+    leader's against the next and the two that are nearest by their standard error."""
     rows = []
+    codes = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
     for index, budget in enumerate(panel.budgets):
         there = {o: panel.at(o, index) for o in panel.objectives}
+        absent = [o for o, found in there.items() if not found]
         there = {o: found for o, found in there.items() if found}
         if not there:
             continue
         whole = [v for v in panel.labels if all(v in found for found in there.values())]
         left_out = [v for v in panel.labels if v not in whole and any(v in f for f in there.values())]
-        families = len({panel.families[o] for o in there})
-        row = {"objective": "all", "budget": budget, "strategies": len(whole), "families": families,
-               "left_out": ", ".join(left_out), "answer": OPEN}  # fmt: skip
+        row = {"objective": "all", "budget": budget, "strategies": len(whole), "answer": OPEN,
+               "families": len({panel.families[o] for o in there}), "objectives": len(there),
+               "left_out": ", ".join(left_out), "absent": ", ".join(absent)}  # fmt: skip
         if not whole:
             rows.append({**row, "reason": "no strategy has runs on every objective at this budget"})
             continue
-        means = {v: _family_mean(panel, {o: f[v].gap.mean() for o, f in there.items()}) for v in whole}
+        cut = [shared({v: found[v] for v in whole}) for found in there.values()]
+        together = Together(
+            [codes[panel.families[o]] for o in there], [ends for ends, _ in cut], [p for _, p in cut]
+        )
+        means = {v: together.mean(together.means(v)) for v in whole}
         order = sorted(means, key=lambda v: means[v])
-        row |= {"first": order[0], "gap_first": means[order[0]]}
-        row["runs"] = min(len(f[order[0]].gap) for f in there.values())
+        first = order[0]
+        row |= {"first": first, "gap_first": means[first]}
+        row["runs"] = min(len(e.gap) for ends in together.ends for e in ends.values())
         if len(order) == 1:
             rows.append({**row, "reason": "one strategy has all objectives: nothing to compare with"})
             continue
-        found = in_general_apart(panel, order[0], order[1], index)
-        rivals = [found, *(in_general_apart(panel, order[0], v, index) for v in order[2:3])]
-        p = max((r.p for r in rivals), default=np.nan) if not found.reason else np.nan
+        found = together.apart(first, order[1])
+        near = sorted(order[1:], key=lambda v: together.distance(first, v))[:2]
+        rivals = [found, *(together.apart(first, v) for v in near if v != order[1])]
+        p = max(r.p for r in rivals) if not found.reason else np.nan
         rows.append({
             **row, "second": order[1], "gap_second": means[order[1]], "difference": found.value,
             "low": found.low, "high": found.high, "p": p, "p_holm": p,
             "answer": answer(found, EQUAL, p), "reason": found.reason,
         })  # fmt: skip
-    return pd.DataFrame(rows, columns=pd.Index([*LEADERS, "families", "left_out"]))
-
-
-def _family_mean(panel: Panel, by_objective: dict[str, float]) -> float:
-    families: dict[str, list[float]] = {}
-    for objective, value in by_objective.items():
-        families.setdefault(panel.families[objective], []).append(value)
-    return float(np.mean([np.mean(v) for v in families.values()]))
+    return pd.DataFrame(rows, columns=pd.Index([*LEADERS, "families", "objectives", "absent"]))
 
 
 PAIRS = [
-    "objective", "label", "against", "gap_left", "gap_low", "gap_high", "difference", "low", "high", "p",
-    "p_holm", "answer", "time_difference", "time_low", "time_high", "time_p", "correlation", "runs",
+    "objective", "label", "against", "gap_left", "gap_low", "gap_high", "budget", "difference", "low", "high",
+    "p", "p_tukey", "answer", "time_difference", "time_low", "time_high", "time_p", "correlation", "runs",
     "seeds_needed", "would_say", "reason",
 ]  # fmt: skip
 
 
 def against_leader(panel: Panel, objective: str) -> pd.DataFrame:
-    """Relative but for gap_left. Each strategy at its largest budget against the one with the smallest mean
-    gap left, on one objective: PAIRS. p corrected for the number of strategies (Holm); time: the difference
-    in E[min(T, B)] of the near-optimal target, in full trainings, where both have the same largest budget
-    B."""
+    """Relative but for gap_left, which is each strategy's own at its largest budget. Each strategy against
+    the one with the smallest mean gap left, on one objective, at the largest `budget` at which all have runs:
+    PAIRS. p_tukey: p corrected for the number of strategies, one of which was chosen as the leader, as the
+    level that seeds_needed goes by; time: the difference in E[min(T, B)] of the near-optimal target, in full
+    trainings, where both have runs of that budget B."""
     items = {v: panel.cells[objective, v] for v in panel.labels if (objective, v) in panel.cells}
-    scores = {v: item.scores[item.largest] for v, item in items.items()}
-    gaps = {v: s.gap_left(s.true[:, -1]) for v, s in scores.items()}
-    best = min(gaps, key=lambda v: gaps[v].mean())
+    index = panel.last(objective)
+    there, paired = shared(panel.at(objective, index)) if index >= 0 else ({}, False)
+    budget = float(panel.budgets[index]) if index >= 0 else np.nan
+    best = min(there, key=lambda v: there[v].gap.mean()) if there else ""
     rows, found = [], {}
-    for label, gap in gaps.items():
-        mean, low, high = (float(v) for v in mean_interval(gap))
+    for label, item in items.items():
+        s = item.scores[item.largest]
+        mean, low, high = (float(v) for v in mean_interval(s.gap_left(s.true[:, -1])))
         row = {"objective": objective, "label": label, "against": best, "gap_left": mean,
-               "gap_low": low, "gap_high": high, "runs": len(gap)}  # fmt: skip
-        if label != best:
-            one, two = scores[label].runs.seeds, scores[best].runs.seeds
-            d = found[label] = difference(gap, gaps[best], one, two, width=RANGE)
-            needed, says = seeds_needed(d, EQUAL)
-            row |= {"difference": d.mean, "low": d.low, "high": d.high, "p": d.p, "reason": d.reason,
-                    "correlation": d.correlation, "seeds_needed": needed, "would_say": says}  # fmt: skip
-            limit = items[label].largest
-            if limit == items[best].largest:
-                mine, theirs = (np.minimum(scores[v].reached[0], limit) for v in (label, best))
-                t = difference(mine, theirs, one, two, width=limit)
-                row |= {"time_difference": t.mean, "time_low": t.low, "time_high": t.high, "time_p": t.p}
+               "gap_low": low, "gap_high": high, "runs": len(s.runs.seeds)}  # fmt: skip
+        if index < 0:
+            row["reason"] = "no budget at which all have runs"
+        elif label != best:
+            d = found[label] = apart(there[label], there[best], paired)
+            needed, says = seeds_needed(d, EQUAL, tukey_level(len(items)))
+            row |= {"budget": budget, "difference": d.mean, "low": d.low, "high": d.high, "p": d.p,
+                    "reason": d.reason, "correlation": d.correlation, "runs": d.n, "seeds_needed": needed,
+                    "would_say": says}  # fmt: skip
+            if budget in item.scores and budget in items[best].scores:
+                row |= _time_apart(item.scores[budget], items[best].scores[budget], budget)
+        else:
+            row |= {"budget": budget, "runs": len(there[best].gap)}
         rows.append(row)
     table = pd.DataFrame(rows, columns=pd.Index(PAIRS))
-    table["p_holm"] = holm(table["p"].to_numpy(np.float64))
+    table["p_tukey"] = tukey(table["p"].to_numpy(np.float64), len(items))
     table["answer"] = [
-        answer(found[label], EQUAL, p) if label in found else "leads"
-        for label, p in zip(table["label"], table["p_holm"], strict=True)
+        answer(found[label], EQUAL, p) if label in found else "leads" if label == best else OPEN
+        for label, p in zip(table["label"], table["p_tukey"], strict=True)
     ]
     return table
+
+
+def _time_apart(one: Score, two: Score, limit: float) -> dict[str, float]:
+    mine, theirs = (np.minimum(s.reached[0], limit) for s in (one, two))
+    t = difference(mine, theirs, one.runs.seeds, two.runs.seeds, width=limit)
+    return {"time_difference": t.mean, "time_low": t.low, "time_high": t.high, "time_p": t.p}
 
 
 # Measures of one strategy -------------------------------------------------------------------------------
@@ -388,23 +481,22 @@ def rank_over_budget(panel: Panel) -> pd.DataFrame:
 
 
 def _final(panel: Panel, objective: str, label: str) -> np.ndarray | None:
-    item = panel.cells.get((objective, label))
-    if item is None:
-        return None
-    s = item.scores[item.largest]
-    return s.gap_left(s.true[:, -1])
+    """Gap left at the largest budget at which all labels of the objective have runs."""
+    index = panel.last(objective)
+    there = panel.at(objective, index) if index >= 0 else {}
+    return there[label].gap if label in there else None
 
 
 def wins(panel: Panel) -> Wins:
-    """Relative. Win probabilities by the gap left at the largest budget; within EQUAL of each other is a
-    tie."""
+    """Relative. Win probabilities by the gap left at the largest budget that all have; within EQUAL of each
+    other is a tie."""
     values = [[_final(panel, o, label) for label in panel.labels] for o in panel.objectives]
     return win_matrix(values, [panel.families[o] for o in panel.objectives], EQUAL)
 
 
 def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
-    """Relative. (labels, Friedman's and Nemenyi's tests) of mean gaps left at the largest budget; labels
-    that have all objectives."""
+    """Relative. (labels, Friedman's and Nemenyi's tests) of mean gaps left at the largest budget that
+    all have; labels that have all objectives."""
     whole = [v for v in panel.labels if all((o, v) in panel.cells for o in panel.objectives)]
     finals = [[_final(panel, o, v) for v in whole] for o in panel.objectives]
     table = np.array([[np.nan if g is None else g.mean() for g in row] for row in finals])
@@ -419,7 +511,7 @@ def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.D
     for label in panel.labels:
         if label == baseline:
             continue
-        logs, families = [], []
+        logs, there = [], []
         for objective in panel.objectives:
             one, two = (panel.cells.get((objective, v)) for v in (label, baseline))
             if one is None or two is None:
@@ -429,13 +521,18 @@ def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.D
             curves = _best_so_far(one, grid), _best_so_far(two, grid)
             found = log_efficiency_interval(curves[0], curves[1], grid, draws)
             logs.append(found.value)
-            families.append(objective)
+            there.append(objective)
             rows.append(_factor(label, objective, found))
-        kept = [(v, o) for v, o in zip(logs, families, strict=True) if np.isfinite(v)]
+        kept = [(v, o) for v, o in zip(logs, there, strict=True) if np.isfinite(v)]
         if kept:
             codes = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
             levels = np.array([[codes[panel.families[o]], i] for i, (_, o) in enumerate(kept)])
-            rows.append(_factor(label, "all", in_general(np.array([v for v, _ in kept]), levels)))
+            whole = in_general(np.array([v for v, _ in kept]), levels)
+            lacking = [o for v, o in zip(logs, there, strict=True) if not np.isfinite(v)]
+            if lacking:
+                without = f"without {', '.join(lacking)}, where half of the runs of one have no result"
+                whole = whole._replace(reason="; ".join(filter(None, [whole.reason, without])))
+            rows.append(_factor(label, "all", whole))
     return pd.DataFrame(rows, columns=pd.Index(["label", "objective", "factor", "low", "high", "reason"]))
 
 
@@ -454,12 +551,13 @@ def _factor(label: str, objective: str, found: Interval) -> dict:
 
 
 def variance(panel: Panel) -> pd.DataFrame:
-    """Shares of variance of the gap left at the largest budget: strategy, its settings (labels of one
-    strategy), objective, strategy and objective together, and seed (the rest, instances included)."""
+    """Shares of variance of the gap left at the largest budget that all have: strategy, its settings (labels
+    of one strategy), objective, strategy and objective together, and seed (the rest, instances included)."""
     gaps, strategy, label_of, objective_of = [], [], [], []
     for (objective, label), item in panel.cells.items():
         gap = _final(panel, objective, label)
-        assert gap is not None
+        if gap is None:
+            continue
         gaps.append(gap)
         strategy += [item.cell.strategy] * len(gap)
         label_of += [label] * len(gap)

@@ -74,17 +74,18 @@ class Runs(NamedTuple):
     """The runs planned for one budget, one row a run, jobs in the order in which they finished.
 
     seeds, instance i64[runs] · count i64[runs], jobs · spent i64[runs, jobs], epochs charged when that
-    job's result came in · loss (told, inf: not finite or not finished), true_loss f64[runs, jobs] · until
-    i64[runs, jobs] · finished f64[runs, jobs], simulated seconds · total i64[runs], epochs charged in all ·
-    recommended f64[runs], true loss of what the strategy recommends in the end, nan where it does not ·
-    failed bool[runs], a job's program raised. Columns past `count` repeat the last spent and have an infinite
-    loss and finish.
+    job's result came in · granted i64[runs, jobs], epochs of this job and all of lower number · loss (told,
+    inf: not finite or not finished), true_loss f64[runs, jobs] · until i64[runs, jobs] · finished f64[runs,
+    jobs], simulated seconds · total i64[runs], epochs charged in all · recommended f64[runs], true loss of
+    what the strategy recommends in the end, nan where it does not · failed bool[runs], a job's program
+    raised. Columns past `count` repeat the last spent and have an infinite loss and finish.
     """
 
     seeds: np.ndarray
     instance: np.ndarray
     count: np.ndarray
     spent: np.ndarray
+    granted: np.ndarray
     loss: np.ndarray
     true_loss: np.ndarray
     until: np.ndarray
@@ -123,7 +124,8 @@ class Score(NamedTuple):
     def gap_left(self, loss: np.ndarray) -> np.ndarray:
         """True losses f64[runs, ...] in units of the gap: 0 the best constant configuration, 1 the median
         random one, on the objective's scale; worse than that, diverged and none yet are 1 too, so that means
-        exist. Where half of random configurations diverge the gap has no number: 1 above the optimum."""
+        exist. Where half of random configurations diverge, or are as good as the best, the gap has no number:
+        1 above the optimum."""
         shape = (-1,) + (1,) * (loss.ndim - 1)
         optimum, median = self.optimum.reshape(shape), self.median.reshape(shape)
         with np.errstate(all="ignore"):
@@ -132,7 +134,8 @@ class Score(NamedTuple):
                 left = np.where(loss <= 0, -np.inf, left)  # far below an optimum that is positive
             else:
                 left = (loss - optimum) / (median - optimum)
-            left = np.where(np.isfinite(median), left, np.where(loss <= optimum, 0.0, 1.0))
+            plain = np.isfinite(median) & (median > optimum)
+            left = np.where(plain, left, np.where(loss <= optimum, 0.0, 1.0))
         return np.clip(np.where(np.isnan(left), 1.0, left), -1.0, 1.0)
 
 
@@ -386,6 +389,7 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
         instance=np.asarray(trace["instance"])[np.lexsort((job, seed))][first].astype(np.int64),
         count=count,
         spent=spent,
+        granted=matrix(cumulated, 0, np.int64),
         loss=matrix(loss, np.inf, np.float64),
         true_loss=matrix(np.where(np.isnan(true_loss), np.inf, true_loss), np.inf, np.float64),
         until=matrix(until, 0, np.int64),

@@ -122,15 +122,14 @@ def win_matrix(values: Sequence[Sequence[np.ndarray | None]], families: Sequence
 
 
 def _over_families(values: np.ndarray, families: Sequence[int]) -> Interval:
-    return in_general(values, np.stack([np.asarray(families), np.arange(len(values))], 1))
+    return in_general(values, np.stack([np.asarray(families), np.arange(len(values))], 1), width=1.0)
 
 
 def log_efficiency(one: np.ndarray, two: np.ndarray, grid: np.ndarray) -> float:
     """log of the factor of trainings that strategy `one` needs of `two`'s: best-so-far curves f64[g] (they
     never rise) at ascending budgets. log(.4): it reaches at 40 % of the largest budget what the other ends
-    with; log(2.5): the other way round; -inf or inf where at the first budget already; nan where one has
-    nothing."""
-    if not (np.isfinite(one[-1]) or np.isfinite(two[-1])):
+    with; log(2.5): the other way round; nan where one has nothing to the end."""
+    if not (np.isfinite(one[-1]) and np.isfinite(two[-1])):
         return np.nan
     better, worse, sign = (one, two, 1.0) if one[-1] <= two[-1] else (two, one, -1.0)
     if better[-1] == worse[-1] and np.argmax(one <= one[-1]) > np.argmax(two <= two[-1]):
@@ -158,6 +157,8 @@ def log_efficiency_interval(one: np.ndarray, two: np.ndarray, grid: np.ndarray, 
 
     value = log_efficiency(_medians(one), _medians(two), grid)
     units = min(len(one), len(two))
+    if np.isnan(value):
+        return Interval(value, np.nan, np.nan, units, "half of the runs of one have no result")
     if units < 6 or not draws:
         reason = "fewer than 6 runs: no 95 % interval of a median exists" if draws else "not resampled"
         return Interval(value, np.nan, np.nan, units, reason)

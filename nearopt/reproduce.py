@@ -22,6 +22,7 @@ from nearopt.catalogue import UserError
 IDENTICAL, ROUNDING, DISTRIBUTION, DIFFERENT = (
     "identical", "same up to rounding", "same in distribution", "different",
 )  # fmt: skip
+STATUS = "status changed"
 DECISIONS = ["trial", "source", "start", "until", "worker", "status"]
 NUMBERS = ["loss", "true_loss", "recommended_true_loss", "cost", "started", "finished"]
 NEAR = 1e-5  # of a column's largest absolute value: float32 training, summed in another order
@@ -206,13 +207,14 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 class Changed(NamedTuple):
     """cells: a row a cell of both, with objective, label, answer, seed, job, what, gap_a, gap_b, difference,
-    low, high, p, p_holm, noise (whether the difference may be chance) · only_a, only_b: cells of one ·
-    settings: lines that say which setting differs · versions: likewise."""
+    low, high, p, p_holm, noise (whether the difference may be chance; never where a cell's status changed) ·
+    only_a, only_b: cells of one · settings, references, versions: lines that say what differs."""
 
     cells: pd.DataFrame
     only_a: list[str]
     only_b: list[str]
     settings: list[str]
+    references: list[str]
     versions: list[str]
 
 
@@ -242,21 +244,25 @@ def compare_folders(a: str | Path, b: str | Path) -> Changed:
                 versions[f"{name} {pair[0]} -> {pair[1]}"] = None
         row: dict[str, Any] = {"objective": key[0], "label": key[1]}
         if one.cell.status != two.cell.status:
-            rows.append({**row, "answer": DIFFERENT, "what": f"{one.cell.status} -> {two.cell.status}"})
+            what = f"{one.cell.status} -> {two.cell.status}"
+            rows.append({**row, "answer": STATUS, "seed": -1, "job": -1, "what": what})
             continue
         budgets = [x for x in one.scores if x in two.scores]
         if not budgets:
-            rows.append({**row, "answer": "not compared", "what": "no budget that both have runs of"})
+            what = "no budget that both have runs of"
+            rows.append({**row, "answer": "not compared", "seed": -1, "job": -1, "what": what})
             continue
         budget = max(budgets)
         s, t = one.scores[budget], two.scores[budget]
         planned = [x for x in one.cell.traces if x in two.cell.traces]
-        if planned and len(np.intersect1d(s.runs.seeds, t.runs.seeds)):
+        same_seeds = len(np.intersect1d(s.runs.seeds, t.runs.seeds)) > 0
+        if planned and same_seeds:
             old, new = (pd.DataFrame(side.cell.traces[max(planned)]) for side in (one, two))
             same = compare_traces(old, new, str(one.cell.info.get("fidelity") or "training"))
             row |= {"answer": same.answer, "seed": same.seed, "job": same.job, "what": same.what}
         else:
-            row |= {"answer": "other seeds", "seed": -1, "job": -1, "what": ""}
+            answer = "planned for other budgets" if same_seeds else "other seeds"
+            row |= {"answer": answer, "seed": -1, "job": -1, "what": ""}
         gaps = [side.gap_left(side.true[:, -1]) for side in (s, t)]
         d = difference(gaps[1], gaps[0], t.runs.seeds, s.runs.seeds, width=2.0)
         row |= {"budget": budget, "gap_a": gaps[0].mean(), "gap_b": gaps[1].mean(), "difference": d.mean,
@@ -266,5 +272,24 @@ def compare_folders(a: str | Path, b: str | Path) -> Changed:
                "difference", "low", "high", "p"]  # fmt: skip
     table = pd.DataFrame(rows, columns=pd.Index(columns))
     table["p_holm"] = holm(table["p"].to_numpy(np.float64))
-    table["noise"] = ~(table["p_holm"] <= 0.05)
-    return Changed(table, only[0], only[1], settings, list(versions))
+    table["noise"] = ~(table["p_holm"] <= 0.05) & (table["answer"] != STATUS)
+    return Changed(table, only[0], only[1], settings, _references_apart(sides), list(versions))
+
+
+def _references_apart(sides: Sequence[Any]) -> list[str]:
+    """Which objectives' stored optima or quantiles differ, by which near-optimal and the gap are measured."""
+    lines = []
+    for objective, old in sides[0].references.items():
+        new = sides[1].references.get(objective)
+        if new is None or not len(old) or not len(new):
+            continue
+        both: Any = old.merge(new, on="instance", suffixes=("", " new"))
+        for name in (c for c in old if c != "instance" and f"{c} new" in both):
+            a, b = both[name].to_numpy(np.float64), both[f"{name} new"].to_numpy(np.float64)
+            apart = ~np.isclose(a, b, rtol=NEAR, atol=0, equal_nan=True)
+            if apart.any():
+                i = int(apart.argmax())
+                lines.append(f"{objective}: {name} of instance {both['instance'][i]} {a[i]:g} -> {b[i]:g}"
+                             f" ({apart.sum()} of {len(both)} instances)")  # fmt: skip
+                break
+    return lines

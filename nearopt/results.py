@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench import store
@@ -37,7 +38,7 @@ def merge(folders: Sequence[str | Path], into: str | Path) -> Path:
     as they are.
 
     Raises FileNotFoundError for a folder that is not there, ValueError, before anything is written, where a
-    cell was run with other settings or a seed has other runs elsewhere."""
+    cell was run with other settings, a seed has other runs elsewhere, or an instance another reference."""
     roots, target = [Path(f) for f in folders], Path(into)
     for root in roots:
         if not any(root.glob("*/*/cell.json")):
@@ -57,6 +58,10 @@ def merge(folders: Sequence[str | Path], into: str | Path) -> Path:
                 if store.blocks(cell, budget):
                     traces[budget] = _joined(traces.get(budget), store.read_trace(cell, budget), cell)
         plan.append((target / name, cells, traces))
+    references = {
+        o: _references([root / o / "reference.parquet" for root in dict.fromkeys([target, *roots])])
+        for o in sorted({name.parent for name in names})
+    }
     for cell, parts, traces in plan:
         infos = [store.read_cell(part) or {} for part in parts]
         if all(part == cell for part in parts):
@@ -68,8 +73,9 @@ def merge(folders: Sequence[str | Path], into: str | Path) -> Path:
                 if path != written:
                     path.unlink()
         store.write_json(cell / "cell.json", _cell(infos))
-    for objective in sorted({name.parent for name in names}):
-        _references([root / objective / "reference.parquet" for root in [target, *roots]], target / objective)
+    for objective, table in references.items():
+        if table is not None:
+            write_table(table, target / objective / "reference.parquet")
     store.write_json(target / "experiment.json", _experiment([target, *roots], target.name))
     return target
 
@@ -106,13 +112,27 @@ def _cell(infos: list[dict[str, Any]]) -> dict[str, Any]:
     return whole | ({"device": "; ".join(devices)} if devices else {})
 
 
-def _references(paths: list[Path], folder: Path) -> None:
-    """The instances of all references; the first that has one is taken."""
-    tables = [pd.read_parquet(p) for p in dict.fromkeys(paths) if p.exists()]
-    if tables:
-        whole = pd.concat(tables).drop_duplicates("instance").sort_values("instance", ignore_index=True)
-        whole.attrs = tables[0].attrs
-        write_table(whole, folder / "reference.parquet")
+def _references(paths: list[Path]) -> pd.DataFrame | None:
+    """The instances of all references; ValueError where two have one instance otherwise."""
+    tables = {p: pd.read_parquet(p) for p in paths if p.exists()}
+    if not tables:
+        return None
+    whole = pd.concat(tables.values(), ignore_index=True)
+    numbers: Any = whole.select_dtypes("number").groupby(whole["instance"])
+    low, high = numbers.min(), numbers.max()
+    apart: Any = (high - low) > 1e-4 * high.abs().combine(low.abs(), np.maximum)
+    if apart.to_numpy().any():
+        instance = apart.index[apart.any(axis=1)][0]
+        name = apart.columns[apart.loc[instance]][0]
+        raise ValueError(
+            f"{', '.join(str(p) for p in tables)}: {name} of instance {instance} is "
+            f"{low[name][instance]:g} in one and {high[name][instance]:g} in another: merge results of one "
+            "version"
+        )
+    first = next(iter(tables.values()))
+    whole = whole.drop_duplicates("instance").sort_values("instance", ignore_index=True)
+    whole.attrs = first.attrs
+    return whole
 
 
 def _experiment(roots: list[Path], name: str) -> dict[str, Any]:
@@ -135,3 +155,18 @@ def _json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def early_ranks() -> dict[str, float]:
+    """Objective -> rank correlation of the told loss at a ninth of training with the true one at the end, as
+    `nearopt describe` measured it here (results/describe) or in the results that nearopt ships."""
+    shipped = Path(__file__).parent.parent / "results" / "reference" / "describe"
+    tables = [*sorted(shipped.glob("*.csv")), *sorted(Path("results/describe").glob("*/describe.csv"))]
+    found: dict[str, float] = {}
+    for path in tables:
+        try:
+            table = pd.read_csv(path, usecols=["objective", "rank_at_ninth"]).dropna()
+        except ValueError:  # none of ours, or being written at this moment
+            continue
+        found |= dict(zip(table["objective"], table["rank_at_ninth"].astype(float), strict=True))
+    return found

@@ -306,6 +306,7 @@ def test_emphasis_only_where_intervals_are_apart():
         {
             "label": ["a", "b"],
             "runs": [64, 64],
+            "budget": 64.0,
             "trials_median": [10.0, 20.0],
             "ci_low": [8.0, 15.0],
             "ci_high": [14.0, 25.0],
@@ -318,6 +319,13 @@ def test_emphasis_only_where_intervals_are_apart():
     never = rows.assign(trials_median=[10.0, np.inf], ci_low=[8.0, np.inf], ci_high=[14.0, np.inf])
     assert clear_best(never, "within a run") == "a"
     assert clear_best(never.assign(trials_median=np.inf, ci_low=np.inf), "within a run") is None
+
+
+def test_a_cell_is_not_called_slower_than_what_it_was_given():
+    rows = pd.DataFrame({"label": ["a", "b"], "runs": 12, "budget": [30.0, 8.0]})
+    rows = rows.assign(trials_median=[12.0, np.inf], ci_low=[10.0, np.inf], ci_high=[14.0, np.inf])
+    assert clear_best(rows, "within a run") is None  # b was stopped at 8: it may need 9
+    assert clear_best(rows.assign(budget=30.0), "within a run") == "a"
 
 
 def test_a_strategys_colour_is_its_names():

@@ -74,11 +74,30 @@ def test_surely_chance_and_practically_equal_are_told_apart(tmp_path):
     rows = {r["objective"]: r for r in budget.rows_at(page.measures.leaders, page.measures.general, 4.0)}
     assert rows["t0"]["sure"] == budget.SURE and rows["t0"]["first"] == "b"
     assert rows["t1"]["sure"] == budget.CLOSE
-    assert rows["t2"]["sure"] == budget.CHANCE and "runs each would say" in rows["t2"]["why"]
+    assert rows["t2"]["sure"] == budget.CHANCE and "runs each would show" in rows["t2"]["why"]
     assert budget.sentence(rows["t2"], 4.0).endswith("which may be chance.")
     top = " ".join(page.leading())
     assert "practically equal on" in top and "t1" in top
     assert "relative: depends on who takes part" in html and "absolute: a strategy alone decides it" in html
+
+
+def test_level_strategies_and_objectives_that_were_run_with_less_are_said(tmp_path):
+    flat = traces({"a": 1, "b": 1}, 2, 8).assign(loss=0.25)
+    frame = pd.concat([flat, traces({"a": 1, "b": 9}, 1, 24, 8).assign(task="t2")])
+    page, html, markdown = page_of(import_traces(frame, tmp_path / "x", references=KNOWN))
+    said = page.verdict()
+    assert said[0].startswith("With 32 full trainings, a and b are level over 2 of 3 objectives (")
+    assert "With 32" in said[1] or "with 32 full trainings: inconclusive on t0 and t1" in said[1]
+    assert "with 8 full trainings: b surely leads on t2" in said[2]
+    rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
+    assert rows[-1]["objective"] == "t2" and rows[-1]["why"] == "run with at most 8"
+    assert "2 of 3 objectives together" in html and "2 of 3 objectives together" in markdown
+    assert not [s for s in said if "level" in s and "leads" in s]
+    nothing = traces({"a": 1, "b": 1}, 2, 8).assign(loss=np.nan)
+    page, html, _ = page_of(import_traces(nothing, tmp_path / "y", references=KNOWN))
+    assert "practically equal" not in " ".join(page.verdict())
+    rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
+    assert all("no better than the median random" in r["why"] for r in rows)
 
 
 def test_few_runs_say_so(tmp_path):

@@ -70,7 +70,8 @@ def test_verify_runs_a_cell_again(small, tmp_path, capsys):
     trace.loc[(trace["seed"] == 5) & (trace["job"] == 2), "loss"] += 1.0
     trace.to_parquet(block, index=False)
     verify.main([str(copy), "seeds=8", "cells=1"])
-    assert "seed 5 departs at job 2 (loss" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "seed 5 departs at job 2 (loss" in said and "were they of one distribution" in said
     imported = pd.DataFrame({"task": "t", "seed": [0, 1], "method": "m", "evaluation": 1, "loss": 1.0})
     assert verify.main([str(import_traces(imported, tmp_path / "y"))]) == 1
     assert "not run again: its cell.json says no settings" in capsys.readouterr().out
@@ -103,6 +104,15 @@ def test_compare_tells_noise_from_change(tmp_path, capsys):
     assert compare.main([str(one), str(two)]) == 0
     said = capsys.readouterr().out
     assert "more than noise" in said and "may be noise" in said and "only in" in said
+    # A cell that failed since is no noise, and another reference is named: gaps are measured by it.
+    info = json.loads((two / "u" / "a" / "cell.json").read_text())
+    (two / "u" / "a" / "cell.json").write_text(json.dumps(info | {"status": "failed"}))
+    reference = pd.read_parquet(two / "v" / "reference.parquet")
+    reference.assign(optimum_static=-0.5).to_parquet(two / "v" / "reference.parquet", index=False)
+    compare.main([str(one), str(two)])
+    said = capsys.readouterr().out
+    assert "u/a: status changed, complete -> failed\n" in said and "3 changed, of which 3 by more" in said
+    assert "optimum_static of instance 1000 0 -> -0.5 (1 of 1 instances)" in said
     same = reproduce.compare_folders(one, one).cells
     assert (same["answer"] == IDENTICAL).all() and same["noise"].all()
     with pytest.raises(UserError, match="two folders"):
@@ -143,6 +153,15 @@ def test_what_contradicts_is_not_merged(tmp_path):
     two = cells(tmp_path / "two", np.random.default_rng(1), range(4, 10))
     with pytest.raises(ValueError, match="seed 4 is another run there from job 0"):
         results.merge([one, two], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+    four = cells(tmp_path / "four", np.random.default_rng(1), range(6, 10))
+    for root, optimum in ((one, 0.25), (four, 0.5)):
+        table = pd.DataFrame({"instance": [1000], "optimum_static": [optimum], "q_0": [1.0]})
+        table.to_parquet(root / "obj" / "reference.parquet", index=False)
+    with pytest.raises(
+        ValueError, match=r"optimum_static of instance 1000 is 0.25 in one and 0.5 in another"
+    ):
+        results.merge([one, four], tmp_path / "both")
     assert not (tmp_path / "both").exists()
     three = cells(tmp_path / "three", np.random.default_rng(1), range(6, 10), settings={"eta": 4})
     with pytest.raises(UserError, match="eta=4, not 3"):

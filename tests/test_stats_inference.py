@@ -71,7 +71,7 @@ def test_what_cannot_be_said_has_a_reason():
     # Eight runs a side that never arrive do not say that nobody would: a third of either may.
     never = inference.difference([60.0] * 8, [60.0] * 8, width=60.0)
     assert never.p == 1 and never.high == pytest.approx(60 * (1 - 0.025 ** (1 / 8)))
-    same = np.arange(6.0)  # runs that are the same one by one: nothing is unseen
+    same = np.arange(20.0)  # many runs that are the same one by one: nothing is unseen
     assert inference.difference(same, same, same, same)[1:4] == (0.0, 0.0, 1.0)
 
 
@@ -100,6 +100,48 @@ def test_answers():
 def test_holm_is_statsmodels():
     found = inference.holm([0.01, 0.04, 0.03, np.nan, 0.005, 0.2])
     assert found == pytest.approx([0.04, 0.09, 0.09, np.nan, 0.025, 0.2], nan_ok=True)
+
+
+def test_tukey_is_of_all_pairs_and_its_level_the_inverse():
+    # scipy's tukey_hsd of large groups: its p values are those of the studentised range.
+    rng = np.random.default_rng(3)
+    groups = [rng.normal(m, 1, 20000) for m in (0, 0, 0.02, 0.04)]
+    hsd = scipy_stats.tukey_hsd(*groups).pvalue
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    p = [scipy_stats.ttest_ind(groups[i], groups[j]).pvalue for i, j in pairs]
+    assert inference.tukey(p, 4) == pytest.approx([hsd[i, j] for i, j in pairs], abs=0.01)
+    assert inference.tukey([0.03, np.nan], 2) == pytest.approx([0.03, np.nan], nan_ok=True)
+    assert inference.tukey(inference.tukey_level(7), 7) == pytest.approx(0.05, abs=1e-3)
+    assert (
+        inference.tukey(1e-7, 20) < 1e-3 < 0.05 < inference.tukey(0.0005, 20)
+    )  # beyond the draws there is p
+
+
+def test_many_equal_strategies_are_rarely_declared_worse_than_the_one_that_leads():
+    rng, declared = np.random.default_rng(4), 0
+    for _ in range(120):
+        x = rng.normal(size=(8, 12))
+        best = x.mean(1).argmin()
+        p = inference.differences(np.delete(x, best, 0), np.repeat(x[best][None], 7, 0)).p
+        declared += (inference.tukey(p, 8) <= 0.05).any()
+    assert declared / 120 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 120)  # Holm over the 7 others: 12 %
+
+
+def test_what_never_varied_has_no_interval_of_no_width():
+    seeds = np.arange(8)
+    varied = np.random.default_rng(0).random(8)
+    for a, b in ((varied, varied), (np.full(8, 0.3), np.full(8, 0.3))):
+        found = inference.difference(a, b, seeds, seeds, width=2.0)
+        assert found.low < -0.1 and found.high > 0.1 and inference.answer(found, 0.01, found.p) == OPEN
+    ahead = inference.difference(varied, varied + 0.2, seeds, seeds, width=2.0)
+    assert ahead.p <= 0.05 and ahead.low < -0.2 and ahead.high == 0  # what is sure has no zero inside
+    levels = np.arange(3)[:, None].repeat(2, 0)
+    alike = inference.in_general(np.ones(6), levels, width=2.0)
+    assert alike.low < 0 < alike.high and alike.p > 0.05
+    nothing = inference.in_general(np.zeros(6), levels, width=2.0)
+    assert inference.answer(nothing, 0.01, nothing.p) == OPEN
+    many = inference.in_general(np.ones(40), np.arange(40)[:, None], width=2.0)
+    assert many.low > 0 and many.p < 0.05
 
 
 def test_seeds_needed_settle_it_with_the_stated_power():
@@ -141,11 +183,33 @@ def test_intervals_in_general_cover_and_say_when_there_is_none():
     levels = np.stack([np.repeat(np.arange(6), 16), np.repeat(np.arange(12), 8)], 1)
     for _ in range(300):
         y = rng.normal(0, 1, 6)[levels[:, 0]] + rng.normal(0, 0.5, 12)[levels[:, 1]] + rng.normal(0, 2, 96)
-        found = inference.in_general(y, levels, draws=299)
+        found = inference.in_general(y, levels)
         hits += found.low <= 0 <= found.high
     assert hits / 300 > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 300)
     one = inference.in_general(y, np.zeros((96, 1), int))
     assert "one family" in one.reason and one.value == pytest.approx(y.mean())
+
+
+def test_the_error_in_general_is_the_nested_bootstraps():
+    # Resampled in so many words, 20,000 times (sd .5 %), seed 11: families, objectives within, seeds within.
+    rng = np.random.default_rng(11)
+    sizes = [[5, 1, 7], [4], [1, 1], [6, 2]]
+    levels = np.array(
+        [(f, o) for f, objectives in enumerate(sizes) for o, n in enumerate(objectives) for _ in range(n)]
+    )
+    y = rng.normal(0, 1, 4)[levels[:, 0]] + rng.normal(0, 1, len(levels))
+    tree = [
+        [y[(levels == (f, o)).all(1)] for o in range(len(objectives))] for f, objectives in enumerate(sizes)
+    ]
+
+    def drawn(units, mean):  # a level of one unit is passed over
+        return np.mean([mean(units[i]) for i in (rng.integers(0, len(units), len(units)))])
+
+    means = [drawn(tree, lambda f: drawn(f, lambda o: drawn(o, float))) for _ in range(20000)]
+    found = inference.in_general(y, levels)
+    half = scipy_stats.t.ppf(0.975, 3) * np.std(means) * np.sqrt(4 / 3)
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.02)
+    assert found.value == pytest.approx(np.mean(means), abs=4 * np.std(means) / np.sqrt(20000))
 
 
 def test_units_of_a_level_count_the_same():

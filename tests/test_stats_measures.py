@@ -207,3 +207,93 @@ def test_replicability_writes_what_it_says(tmp_path):
     table = pd.read_csv(tmp_path / "x" / "replicability.csv")
     assert set(zip(table["tasks"], table["seeds"], strict=True)) == {(5, 5), (5, 10)}
     assert (table["wrong"] < 0.05).all() and "| 5 | 10 |" in (tmp_path / "x" / "replicability.md").read_text()
+
+
+def flat(losses, evaluations=8, seeds=12):
+    """Traces that stay at a level: losses[task, method] a number, or one a seed."""
+    rows = [
+        (task, seed, method, e + 1, loss)
+        for (task, method), of in losses.items()
+        for seed, loss in (of if isinstance(of, dict) else {s: of + 0.001 * s for s in range(seeds)}).items()
+        for e in range(evaluations)
+    ]
+    return pd.DataFrame(rows, columns=["task", "seed", "method", "evaluation", "loss"])
+
+
+UNIT = {f"t{i}": (0.0, (np.arange(2000) + 0.5) / 2000) for i in range(9)}
+
+
+def test_who_leads_in_general_must_beat_whoever_varies_most(tmp_path):
+    rng = np.random.default_rng(0)
+    losses = {}
+    for t in range(8):
+        a, b, c = rng.normal([0.1, 0.2, 0.21], 0.005)
+        losses |= {(f"t{t}", "a"): a, (f"t{t}", "b"): b, (f"t{t}", "c"): c, (f"t{t}", "d"): 0.45 * (t % 2)}
+    panel = shown(import_traces(flat(losses), tmp_path / "x", references=UNIT))
+    row = measures.general_leaders(panel).query("budget == 8").iloc[0]
+    assert row["first"] == "a" and row["second"] == "b" and row["high"] < 0  # sure of the next one
+    assert row["p"] > 0.05 and row["answer"] == OPEN  # not of d, which wins on every second
+
+
+def test_who_leads_and_by_how_much_are_said_of_the_same_runs(tmp_path):
+    a = {s: 0.05 if s < 3 else 0.31 for s in range(12)}
+    b = {s: 0.29 + 0.001 * (s % 2) for s in range(3, 15)}
+    frame = flat({("t0", "a"): a, ("t0", "b"): b})
+    panel = shown(import_traces(frame, tmp_path / "x", references=UNIT))
+    row = measures.leaders(panel).iloc[-1]
+    assert (row["first"], row["runs"], row["p"] <= 0.05) == ("b", 9, True) and row["high"] <= 0
+    assert row["difference"] == pytest.approx(row["gap_first"] - row["gap_second"])
+    pair = measures.against_leader(panel, "t0").set_index("label").loc["a"]
+    assert pair["against"] == "b" and pair["difference"] > 0 and pair["runs"] == 9
+    assert pair["gap_left"] < 0.5  # its own, of all its runs
+
+
+def test_strategies_are_compared_at_a_budget_that_all_have(tmp_path):
+    late = {s: 0.3 for s in range(12)}
+    frame = flat({("t0", "a"): late, ("t0", "random"): 0.4, ("t1", "a"): 0.1, ("t1", "random"): 0.4})
+    longer = frame[frame["task"] == "t0"][lambda f: f["method"] == "a"].copy()
+    longer = longer.assign(evaluation=longer["evaluation"] + 8, loss=0.001)
+    panel = shown(import_traces(pd.concat([frame, longer]), tmp_path / "x", references=UNIT))
+    pair = measures.against_leader(panel, "t0").set_index("label").loc["random"]
+    assert pair["budget"] == 8 and pair["difference"] == pytest.approx(0.2, abs=0.02)
+    assert measures.wins(panel).objectives.max() == 2
+    general = measures.general_leaders(panel).set_index("budget")
+    assert general.loc[16, "absent"] == "t1" and general.loc[16, "objectives"] == 1
+    assert general.loc[8, "absent"] == "" and general.loc[8, "families"] == 2
+    last = measures.leaders(panel).query("budget == 16").iloc[0]
+    assert last["left_out"] == "random" and last["strategies"] == 1
+
+
+def test_a_strategy_without_results_is_named_not_counted(tmp_path):
+    losses = {("t0", "gp"): np.nan, ("t0", "random"): 0.4, ("t1", "gp"): 0.2, ("t1", "random"): 0.4}
+    panel = shown(import_traces(flat(losses), tmp_path / "x", references=UNIT))
+    factors = measures.efficiency(panel).set_index("objective")
+    assert np.isnan(factors.loc["t0", "factor"]) and "no result" in factors.loc["t0", "reason"]
+    assert factors.loc["all", "factor"] == 1 and "without t0" in factors.loc["all", "reason"]
+
+
+def test_an_anytime_run_of_several_workers_has_all_that_a_budget_pays_for(tmp_path):
+    """Eight workers: when the first result comes in all eight trainings are charged, yet of a budget of
+    eight all eight come in."""
+    root = import_traces(published({"a": 1}, 1, 4, 16), tmp_path / "x", budgets=[8, 16], references=known())
+    block = next(root.glob("*/a/trace/16/*.parquet"))
+    trace = pd.read_parquet(block)
+    trace["worker"] = trace["job"] % 8
+    trace["started"], trace["finished"] = trace["job"] // 8 * 1.0, trace["job"] // 8 + 1.0
+    trace.to_parquet(block, index=False)
+    panel = shown(root)
+    item = panel.cells[panel.objectives[0], "a"]
+    best = trace[trace["job"] < 8].groupby("seed")["loss"].min()
+    assert item.scores[8.0].true[:, -1] == pytest.approx(best)
+    for budget in (4.0, 8.0, 12.0, 16.0):
+        if budget not in panel.budgets:
+            continue
+        of = panel.ends[panel.objectives[0], "a"][int(np.searchsorted(panel.budgets, budget))].gap
+        best = trace[trace["job"] < budget].groupby("seed")["loss"].min().to_numpy()
+        assert of == pytest.approx(item.scores[16.0].gap_left(best))
+
+
+def test_the_gap_is_a_number_where_half_of_random_is_optimal(tmp_path):
+    frame = flat({("t0", "a"): 0.0, ("t0", "b"): 1.0}, seeds=1)
+    panel = shown(import_traces(frame, tmp_path / "x", references={"t0": (0.0, [0, 0, 0, 1.0])}))
+    assert [panel.ends["t0", v][-1].gap.tolist() for v in "ab"] == [[0.0], [1.0]]

@@ -66,7 +66,9 @@ def test_log_efficiency_by_hand():
     assert np.exp(ranking.log_efficiency(model, random, grid)) == pytest.approx(4 / 16)
     assert np.exp(ranking.log_efficiency(random, model, grid)) == pytest.approx(4)
     assert ranking.log_efficiency(random, random, grid) == 0
-    assert np.isnan(ranking.log_efficiency(np.full(5, np.inf), np.full(5, np.inf), grid))
+    nothing = np.full(5, np.inf)
+    assert all(np.isnan(ranking.log_efficiency(a, nothing, grid)) for a in (nothing, random))
+    assert "no result" in ranking.log_efficiency_interval(random[None], nothing[None], grid).reason
     rng = np.random.default_rng(0)
     runs = np.minimum.accumulate(rng.exponential(1, (40, 64)), axis=1)
     budgets = np.arange(1.0, 65)

@@ -31,24 +31,43 @@ def how_surely(row: Any) -> str:
 
 def rows_at(leaders: pd.DataFrame, general: pd.DataFrame, budget: float) -> list[dict[str, Any]]:
     """What stands under the slider at one budget: all objectives together first, where they are of several
-    families, since of one nothing can be said in general."""
+    families, since of one nothing can be said in general; in the end objectives without runs there."""
     found = []
     for table, whole in ((general[general["families"] > 1], True), (leaders, False)):
         part: Any = table[table["budget"] == budget]
         for row in part.to_dict("records"):
             there = isinstance(row["first"], str)
             found.append({
-                "objective": ALL if whole else row["objective"],
+                "objective": _together(row) if whole else row["objective"],
+                "whole": whole,
                 "first": row["first"] if there else "",
                 "second": row["second"] if isinstance(row["second"], str) else "",
                 "gap": number(row["gap_first"], 2) if there else "–",
-                "by": "–" if np.isnan(row["difference"]) else number(-row["difference"], 2),
+                "by": "–" if np.isnan(row["difference"]) else _rounded(-row["difference"]),
                 "interval": "" if np.isnan(row["low"]) or np.isinf(row["low"])
-                else f"{number(-row['high'], 2)} to {number(-row['low'], 2)}",
+                else f"{_rounded(-row['high'])} to {_rounded(-row['low'])}",
                 "sure": how_surely(row),
                 "why": _why(row, whole),
             })  # fmt: skip
+    ends: Any = leaders.groupby("objective", sort=False)["budget"].agg(["min", "max"])
+    for objective, least, most in ends.itertuples():
+        if not least <= budget <= most:
+            why = f"run with at most {most:g}" if budget > most else f"run with {least:g} or more"
+            found.append({"objective": objective, "whole": False, "first": "", "second": "", "gap": "–",
+                          "by": "–", "interval": "", "sure": ALONE, "why": why})  # fmt: skip
     return found
+
+
+def _rounded(x: float) -> str:
+    """A gap or a difference of gaps: what is below rounding is 0."""
+    return number(0.0 if abs(x) < 1e-9 else x, 2)
+
+
+def _together(row: dict[str, Any]) -> str:
+    absent = len(row["absent"].split(", ")) if isinstance(row["absent"], str) and row["absent"] else 0
+    return (
+        f"{row['objectives']:.0f} of {row['objectives'] + absent:.0f} objectives together" if absent else ALL
+    )
 
 
 def _why(row: dict[str, Any], whole: bool) -> str:
@@ -57,40 +76,50 @@ def _why(row: dict[str, Any], whole: bool) -> str:
     if isinstance(row["reason"], str) and row["reason"]:
         said.append(row["reason"])
     elif not np.isnan(row["p_holm"]):
-        said.append(f"p = {number(row['p_holm'], 2)}")
-    if whole and isinstance(row["left_out"], str) and row["left_out"]:
-        said.append(f"not on every objective: {row['left_out']}")
+        said.append("p < 0.001" if row["p_holm"] < 0.001 else f"p = {number(row['p_holm'], 2)}")
+    if row["gap_first"] >= 1 and isinstance(row["second"], str):
+        said.append("no better than the median random configuration")
+    if isinstance(row["left_out"], str) and row["left_out"]:
+        said.append(f"{'not on every objective' if whole else 'no runs at this budget'}: {row['left_out']}")
     if not whole and row["answer"] not in (BETTER, ALIKE) and row["seeds_needed"] == row["seeds_needed"]:
-        says = "it leads" if row["would_say"] == BETTER else "practically equal"
-        said.append(f"{row['seeds_needed']:,.0f} runs each would say: {says}")
-    if 1 < row["runs"] < 20:
-        said.append(f"small sample: {row['runs']:.0f} runs")
+        says = "that it leads" if row["would_say"] == BETTER else "that they are practically equal"
+        said.append(f"if it stays as seen, {row['seeds_needed']:,.0f} runs each would show {says}")
+    sample = [f"{row['families']:.0f} families"] if whole and row["families"] < 20 else []
+    if row["runs"] < 20:
+        sample.append("1 run" if row["runs"] == 1 else f"{row['runs']:.0f} runs")
+    if sample and isinstance(row["second"], str):
+        said.append(f"small sample: {', '.join(sample)}")
     return "; ".join(said)
 
 
 def sentence(row: dict[str, Any], budget: float) -> str:
     """The first line under the slider (plain text); the script writes the same one."""
     at = f"With {budget:g} full training{'' if budget == 1 else 's'}, "
+    over = row["objective"].removesuffix(" together") if row["whole"] else row["objective"]
     if not row["first"]:
-        return f"{at}nothing can be said of {row['objective']}: {row['why']}."
-    where = "over all objectives" if row["objective"] == ALL else f"on {row['objective']}"
+        return f"{at}nothing can be said of {over}: {row['why']}."
+    where = f"{'over' if row['whole'] else 'on'} {over}"
     if not row["second"]:
         return f"{at}{where}, {row['first']} is the only one that has runs."
-    ahead = f"{row['first']} {{}} {row['second']} {where}"
-    ahead = ahead.format({SURE: "leads", CLOSE: "is practically equal to"}.get(row["sure"], "is ahead of"))
-    by = f" by {row['by']} of the gap" + (f" ({row['interval']})" if row["interval"] else "")
-    tail = {CHANCE: ", which may be chance", CLOSE: "", SURE: ""}[row["sure"]]
-    return f"{at}{ahead}{by}{tail}."
+    interval = f" ({row['interval']})" if row["interval"] else ""
+    if row["by"] == "0" and row["sure"] != SURE:
+        ends = " and are practically equal" if row["sure"] == CLOSE else ""
+        return f"{at}{row['first']} and {row['second']} are level {where}{interval}{ends}."
+    ahead = {SURE: "leads", CLOSE: "is practically equal to"}.get(row["sure"], "is ahead of")
+    tail = ", which may be chance" if row["sure"] == CHANCE else ""
+    by = f"{': ahead' if row['sure'] == CLOSE else ''} by {row['by']} of the gap{interval}"
+    return f"{at}{row['first']} {ahead} {row['second']} {where}{by}{tail}."
 
 
 def said(rows: list[dict[str, Any]], budget: float) -> str:
     """The line under the slider (plain text): all objectives together, the only one, or how many of which."""
-    if rows[0]["objective"] == ALL or len(rows) == 1:
+    if rows[0]["whole"] or len(rows) == 1:
         return sentence(rows[0], budget)
     counts: dict[str, int] = {}
     for row in rows:
         words = {SURE: f"{row['first']} surely leads", CLOSE: "the first two are practically equal"}
-        text = words.get(row["sure"], "the lead may be chance" if row["second"] else "there is no rival")
+        other = "the lead may be chance" if row["second"] else "there is no rival"
+        text = words.get(row["sure"], other if row["first"] else "there are no runs")
         counts[text] = counts.get(text, 0) + 1
     parts = [f"{text} on {n} of {len(rows)} objectives" for text, n in counts.items()]
     return f"With {budget:g} full training{'' if budget == 1 else 's'}, {'; '.join(parts)}."
@@ -122,7 +151,8 @@ def slider(leaders: pd.DataFrame, general: pd.DataFrame) -> str:
         f'<p class="small">{RELATIVE} Strategies are compared by the <i>gap left</i>: the true loss of the '
         "best found, 0 where it is the best constant configuration's and 1 where it is no better than the "
         "median random one's; mean over runs. <i>Surely</i>: the leader beats every other at the 5 % level, "
-        "corrected for the number of objectives. <i>Practically equal</i>: the 95 % interval of the lead "
+        "corrected for the number of objectives; the interval is that of the lead over the next one alone. "
+        "<i>Practically equal</i>: the 95 % interval of the lead "
         "lies "
         f"within {100 * EQUAL:g} % of the gap. All objectives together: families of objectives are the "
         "sample, so what is said is about others like them.</p>"

@@ -13,7 +13,7 @@ from bench import measures
 from bench.dials import End, dial_table, dials
 from bench.gaps import Ends, Gap, answer_table, gap_table, groups, shares
 from bench.metrics import LEVELS, MOST, NEAR, SHARES, TARGETS, Results, Scored, curves, evaluate, summary
-from bench.page.budget import ALL, CHANCE, CLOSE, rows_at, said
+from bench.page.budget import ALONE, CHANCE, CLOSE, rows_at, said
 from bench.page.budget import SURE as SURELY
 from bench.page.draw import SOME, Task
 from bench.page.measures import Measures, compute
@@ -48,13 +48,16 @@ def headline(table: Any) -> pd.DataFrame:
 
 def clear_best(rows: Any, reading: str) -> str | None:
     """The label whose interval lies below all the others' on one objective; None where intervals overlap,
-    where there is nothing to compare, or where a cell has too few runs."""
+    where there is nothing to compare, or where a cell has too few runs. A cell that did not arrive is known
+    to need its own budget, no more."""
     value, low, high = READING[reading]
     if len(rows) < 2 or rows["runs"].min() < SURE or np.isnan(rows[[low, high]].to_numpy(float)).any():
         return None
     for i in range(len(rows)):
         rest = rows.drop(rows.index[i])
-        if np.isfinite(rows[value].iloc[i]) and (rows[high].iloc[i] < rest[low]).all():
+        least = np.minimum(rest[low], rest["budget"])
+        beyond = np.isinf(rest[low]) & (rows[high].iloc[i] <= rest["budget"])
+        if np.isfinite(rows[value].iloc[i]) and ((rows[high].iloc[i] < least) | beyond).all():
             return str(rows["label"].iloc[i])
     return None
 
@@ -121,18 +124,32 @@ class Page:
         return ("complete", "") if item.scores else ("no result", "no trace of it can be scored")
 
     def leading(self) -> list[str]:
-        """Who leads at the largest budget, in general and objective by objective, and how surely."""
+        """Who leads at the largest budget, in general and objective by objective, each at the largest that
+        was run on it, and how surely."""
         found = self.measures
         if len(self.labels) < 2 or not len(found.panel.budgets):
             return []
-        top = float(found.panel.budgets[-1])
-        rows = rows_at(found.leaders, found.general, top)
-        out = [said(rows, top)] if len(rows) == 1 or rows[0]["objective"] == ALL else []
+        most: Any = found.leaders.groupby("objective")["budget"].max()
+        tops = sorted(set(most), reverse=True)
+        rows = rows_at(found.leaders, found.general, tops[0])
+        out = [said(rows, tops[0])] if len(rows) == 1 or rows[0]["whole"] else []
+        for top in tops:
+            mine = [
+                row
+                for row in rows_at(found.leaders, found.general, top)
+                if not row["whole"] and most[row["objective"]] == top
+            ]
+            parts = self._leads(mine)
+            if parts and len(rows) > 1:
+                out.append(f"By the gap left with {top:g} full trainings: {'; '.join(parts)}.")
+        return out
+
+    @staticmethod
+    def _leads(rows: list[dict[str, Any]]) -> list[str]:
         told: dict[str, dict[str, list[str]]] = {}
         for row in rows:
-            if row["second"] and row["objective"] != ALL:
-                who = row["first"] if row["sure"] == SURELY else ""
-                told.setdefault(row["sure"], {}).setdefault(who, []).append(row["objective"])
+            who = row["first"] if row["sure"] in (SURELY, ALONE) else ""
+            told.setdefault(row["sure"], {}).setdefault(who, []).append(row["objective"])
         parts = [
             f"{label} surely leads on {_some(objectives)}"
             for label, objectives in sorted(told.get(SURELY, {}).items(), key=lambda p: -len(p[1]))
@@ -140,9 +157,10 @@ class Page:
         for sure, words in ((CLOSE, "the first two are practically equal on"), (CHANCE, "inconclusive on")):
             if sure in told:
                 parts.append(f"{words} {_some(told[sure][''])}")
-        if parts and len(rows) > 1:
-            out.append(f"By the gap left with {top:g} full trainings: {'; '.join(parts)}.")
-        return out
+        return parts + [
+            f"only {label} was run so far on {_some(objectives)}"
+            for label, objectives in told.get(ALONE, {}).items()
+        ]
 
     def verdict(self) -> list[str]:
         """The answer in sentences (plain text)."""
@@ -167,15 +185,16 @@ class Page:
         open_ = []
         nobody = []
         for objective in self.objectives:
-            rows = head[head["objective"] == objective]
+            rows: Any = head[head["objective"] == objective]
             if not len(rows):
                 continue
-            winner = self.best[objective, "within a run"] or self.best[objective, "to plan"]
+            winners = {self.best[objective, reading] for reading in READING} - {None}
+            winner = winners.pop() if len(winners) == 1 else None
             if not np.isfinite(rows["trials_median"]).any() and not np.isfinite(rows["budget_needed"]).any():
                 nobody.append(objective)
             elif winner:
                 clear.setdefault(winner, []).append(objective)
-            elif len(rows) > 1:
+            elif len(rows) > 1 and (rows["runs"] >= SURE).all():
                 open_.append(objective)
         for label in sorted(clear, key=lambda v: (-len(clear[v]), rank(v))):
             where = _some(clear[label])

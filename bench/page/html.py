@@ -367,10 +367,11 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
 
 
 PAIRS = (
-    "Against the strategy with the smallest mean gap left, each at its largest budget B: difference with its "
-    "95 % interval (runs of one seed share instance and start, so they are compared in pairs; the "
-    "correlation is "
-    "what was measured), p corrected for the number of strategies (Holm)."
+    "Gap left: each strategy's own at its largest budget. Against the one with the smallest mean, at the "
+    "largest budget B that all have: difference with its 95 % interval (runs of one seed share instance and "
+    "start, so where all have the same seeds they are compared in pairs; the correlation is what was "
+    "measured), p corrected for the number of strategies and for the choice of the leader by these runs "
+    "(Tukey), by which it is better or worse."
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.gaps import verdict
-from bench.page.budget import ALL, rows_at
+from bench.page.budget import rows_at
 from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
 from bench.page.html import DIALS, GAPS
 from bench.page.measures import efficiency_said, percent
@@ -41,10 +41,10 @@ def _leaders(page: Page) -> list[str]:
         return []
     planned = sorted({b for item in found.panel.cells.values() for b in item.scores})
     steps = {b: rows_at(found.leaders, found.general, b) for b in planned}
-    rows = [(f"{b:g}", r) for b, step in steps.items() for r in step if r["objective"] == ALL]
-    last = [r for r in steps[planned[-1]] if r["objective"] != ALL]
+    rows = [(f"{b:g}", r) for b, step in steps.items() for r in step if r["whole"]]
+    last = [r for r in steps[planned[-1]] if not r["whole"]]
     rows += [(f"{b:g}", r) for b in (planned if len(last) == 1 else planned[-1:])
-             for r in steps[b] if r["objective"] != ALL]  # fmt: skip
+             for r in steps[b] if not r["whole"]]  # fmt: skip
     return [
         "## Who leads, by how much, how surely",
         "",

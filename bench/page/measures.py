@@ -116,14 +116,25 @@ def percent(x: float) -> str:
     return "–" if np.isnan(x) else f"{100 * x:.0f} %"
 
 
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else number(p, 2)
+
+
 def efficiency_said(found: Measures) -> list[str]:
     """ "gp needs 40 % of random's trainings (30 % to 55 %)", over all objectives (plain text)."""
     rows: Any = found.efficiency[found.efficiency["objective"] == "all"]
     return [
         f"{r['label']} needs {percent(r['factor'])} of the trainings of {BASELINE}"
-        + ("" if np.isnan(r["low"]) else f" ({percent(r['low'])} to {percent(r['high'])})")
+        + _unsure(r["low"], r["high"])
+        + (f", {r['reason']}" if r["reason"] else "")
         for r in rows.to_dict("records")
     ]
+
+
+def _unsure(low: float, high: float) -> str:
+    if np.isnan(low) or np.isinf(high):
+        return ""
+    return f" ({percent(low)} to {percent(high)}{'' if high < 1 or low > 1 else ': may be chance'})"
 
 
 def open_pairs(found: Measures) -> pd.DataFrame:
@@ -151,9 +162,11 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
             prose(
                 "The probability (in %) that a run of the row beats one of the column, mean over the "
                 "objectives",
-                f"that both have (Mann–Whitney); gaps within {EQUAL:g} of each other are a tie. Bold: the "
-                "95 %",
-                "interval over families of objectives excludes one half.", kind="small",
+                "that both have (Mann–Whitney), at the largest budget that all have; gaps within",
+                f"{EQUAL:g} of each other are a tie. Bold: the 95 % interval, over families of objectives",
+                "or of a single objective's runs, excludes one half: a pair at a time, not corrected",
+                "for their number.",
+                kind="small",
             ) + _figure(drawn, "wins"), RELATIVE,
         )  # fmt: skip
     said = efficiency_said(found)
@@ -239,10 +252,9 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
         yield fold(
             "Where the variance is",
             prose(
-                "Shares of the variance of the gap left at the largest budget: random effects of "
-                "strategy, its",
-                "settings, objective, both together, and the rest, which is the seed with its instance. "
-                "Method of",
+                "Shares of the variance of the gap left at the largest budget that all have: random effects "
+                "of strategy, its settings, objective, both together, and the rest, which is the seed with "
+                "its instance. Method of",
                 "moments; a term that this design cannot show says why.", kind="small",
             ) + _table(found.variance, {
                 "term": lambda r: r["term"], "levels": lambda r: str(r["levels"]),
@@ -255,14 +267,14 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
         yield fold(
             "Undecided, and how many runs would settle it",
             prose(
-                "Against the leader of the objective at the largest budget. The number of runs each that "
-                "would",
-                "settle it in four of five experiments, if difference and spread are what was seen.",
+                "Against the leader of the objective at the largest budget that all have. The number of runs",
+                "each that would settle it in four of five experiments, corrected for the number of",
+                "strategies, if difference and spread are what was seen, which a small sample says badly.",
                 kind="small",
             ) + _table(undecided, {
                 "objective": lambda r: r["objective"], "strategy": lambda r: r["label"],
                 "against": lambda r: r["against"], "difference": lambda r: number(r["difference"])
-                + spread(r["low"], r["high"]), "p (Holm)": lambda r: number(r["p_holm"], 2),
+                + spread(r["low"], r["high"]), "p (Tukey)": lambda r: _p(r["p_tukey"]),
                 "correlation": lambda r: number(r["correlation"], 2), "runs": lambda r: str(r["runs"]),
                 "needed": lambda r: f"{r['seeds_needed']:,.0f}", "would say": lambda r: r["would_say"],
             }, labels=1), RELATIVE,
@@ -286,7 +298,7 @@ def pair_rows(found: Measures, objective: str) -> tuple[list[str], list[list[str
         "gap left": lambda r: number(r["gap_left"]) + spread(r["gap_low"], r["gap_high"]),
         "against the leader": lambda r: "leads" if r["answer"] == "leads" else number(r["difference"])
         + spread(r["low"], r["high"]),
-        "p (Holm)": lambda r: number(r["p_holm"], 2),
+        "p (Tukey)": lambda r: _p(r["p_tukey"]),
         "so it is": lambda r: "" if r["answer"] == "leads" else r["answer"],
         "E[min(T, B)] against it": lambda r: "" if r["answer"] == "leads" else number(r["time_difference"])
         + spread(r["time_low"], r["time_high"]),

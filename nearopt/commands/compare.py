@@ -13,7 +13,7 @@ USAGE = "FOLDER FOLDER"
 def main(words: list[str]) -> int:
     if len(words) != 2:
         raise UserError("compare needs two folders: nearopt compare results/A results/B")
-    from nearopt.reproduce import compare_folders
+    from nearopt.reproduce import STATUS, compare_folders
 
     try:
         found = compare_folders(*words)
@@ -23,6 +23,7 @@ def main(words: list[str]) -> int:
         (f"only in {words[0]}", found.only_a),
         (f"only in {words[1]}", found.only_b),
         ("settings", found.settings),
+        ("references, by which gaps are measured", found.references),
         ("versions", found.versions),
     ):
         if lines:
@@ -34,7 +35,7 @@ def main(words: list[str]) -> int:
     for row in table.to_dict("records"):
         text = f"{row['objective']}/{row['label']}: {row['answer']}"
         text += f", {row['what']} (seed {row['seed']}, job {row['job']})" if row.get("seed", -1) >= 0 else ""
-        text += f", {row['what']}" if row["answer"] == "not compared" else ""
+        text += f", {row['what']}" if row["answer"] in ("not compared", STATUS) else ""
         if row["p"] == row["p"] and row["answer"] != "identical":
             text += (
                 f"; gap left {row['gap_a']:.4f} -> {row['gap_b']:.4f}, difference {row['difference']:.4f} "
@@ -44,8 +45,10 @@ def main(words: list[str]) -> int:
         print(text)
     changed = table[table["answer"] != "identical"]
     loud = table[~table["noise"].astype(bool)]
+    left = table[table["answer"] == "not compared"]
     print(
-        f"{len(table)} cells in both: {len(table) - len(changed)} identical, {len(changed)} changed, of "
-        f"which {len(loud)} by more than noise"
+        f"{len(table)} cells in both: {len(table) - len(changed)} identical, {len(changed) - len(left)} "
+        f"changed, of which {len(loud)} by more than noise"
+        + (f"; {len(left)} not compared" if len(left) else "")
     )
     return 0

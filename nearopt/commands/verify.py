@@ -4,8 +4,9 @@
   seeds=8     how many of each cell's seeds
 
 Each cell is *identical*, *same up to rounding*, *same in distribution* (runs depart, their ends do not
-differ more than by chance) or *different*; where runs depart it says at which job first. Exits with 1 where
-one differs."""
+differ more than by chance: few seeds see large differences only) or *different* (p at most 5 %, a cell at a
+time: of many that depart by rounding, one in 20); where runs depart it says at which job first. Exits with 1
+where one differs."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def main(words: list[str]) -> int:
             if found.runs < reproduce.LEAST:
                 text += f"; {found.runs} runs are too few to compare distributions"
             else:
-                text += f"; p = {found.p:.3g} that their ends have one distribution"
+                text += f"; were they of one distribution, ends so far apart would have p = {found.p:.3g}"
         print(text, flush=True)
 
     try:
