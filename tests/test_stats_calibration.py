@@ -29,7 +29,12 @@ def test_a_small_calibration_from_the_law(tmp_path):
             assert row.share <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
         else:
             assert row.share >= 0.92 - 3 * np.sqrt(0.08 * 0.92 / 100)
-    text = calibration.write(table, 0.3, tmp_path).read_text()
+    many = calibration.redrawn(runs, {8: 400, 20: 200})
+    for row in many.itertuples():
+        count = {8: 400, 20: 200}[row.runs]
+        assert abs(row.share - 0.05) < 3.5 * np.sqrt(0.05 * 0.95 / count) and row.comparisons == count
+    text = calibration.write(table, many, 0.3, tmp_path).read_text()
     assert "| holds: ERT |" in text and "30 % of the runs" in text
+    assert "400 comparisons of 8 runs, 200 comparisons of 20 runs" in text and "redrawn: gap left |" in text
     with pytest.raises(ValueError, match="need 12800 runs"):
         calibration.calibrate(calibration.Ended(*(v[:99] for v in runs)), sizes=(64,), comparisons=100)
