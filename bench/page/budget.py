@@ -83,7 +83,7 @@ def _why(row: dict[str, Any], whole: bool) -> str:
         said.append(f"{'not on every objective' if whole else 'no runs at this budget'}: {row['left_out']}")
     if not whole and row["answer"] not in (BETTER, ALIKE) and row["seeds_needed"] == row["seeds_needed"]:
         says = "that it leads" if row["would_say"] == BETTER else "that they are practically equal"
-        said.append(f"if it stays as seen, {row['seeds_needed']:,.0f} runs each would show {says}")
+        said.append(f"if it stays so, {row['seeds_needed']:,.0f} runs each would show {says}")
     sample = [f"{row['families']:.0f} families"] if whole and row["families"] < 20 else []
     if row["runs"] < 20:
         sample.append("1 run" if row["runs"] == 1 else f"{row['runs']:.0f} runs")

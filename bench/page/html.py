@@ -80,7 +80,7 @@ padding:0 7px;white-space:nowrap}
 .tall thead th{position:sticky;top:0;background:#fff}
 .lead tr:first-child td{font-weight:600}
 .lead tr.surely td:last-child{background:var(--tint)}
-.lead td:nth-child(-n+5),.lead .ci{white-space:nowrap}
+.lead td:nth-child(-n+5){white-space:nowrap}.lead td:last-child{min-width:230px}
 .sortable thead th{white-space:nowrap}
 .sortable button{font:inherit;font-weight:600;background:none;border:0;padding:0;cursor:pointer;color:inherit}
 .sortable button::after{content:" \\2195";color:#b0b0a8}
