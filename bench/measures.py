@@ -505,13 +505,14 @@ def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
 
 def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.DataFrame:
     """Relative to one strategy. Factor of trainings that each label needs of the baseline's on each
-    objective, and ("all") over families: label, objective, factor, low, high, reason. Of more than 150
-    cells, those of one objective have no interval: it is resampled."""
+    objective, and ("all") over families: label, objective, factor, low, high, behind (on how many objectives
+    its median run ends behind the baseline's: it never has what that ends with), objectives, reason. Of more
+    than 150 cells, those of one objective have no interval: it is resampled."""
     rows, draws = [], 200 if len(panel.cells) <= 150 else 0
     for label in panel.labels:
         if label == baseline:
             continue
-        logs, there = [], []
+        logs, there, behind = [], [], []
         for objective in panel.objectives:
             one, two = (panel.cells.get((objective, v)) for v in (label, baseline))
             if one is None or two is None:
@@ -522,7 +523,9 @@ def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.D
             found = log_efficiency_interval(curves[0], curves[1], grid, draws)
             logs.append(found.value)
             there.append(objective)
-            rows.append(_factor(label, objective, found))
+            ends = [np.sort(c[:, -1])[(len(c) - 1) // 2] for c in curves]
+            behind.append(bool(ends[0] > ends[1]))
+            rows.append(_factor(label, objective, found) | {"behind": int(behind[-1]), "objectives": 1})
         kept = [(v, o) for v, o in zip(logs, there, strict=True) if np.isfinite(v)]
         if kept:
             codes = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
@@ -532,8 +535,9 @@ def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.D
             if lacking:
                 without = f"without {', '.join(lacking)}, where half of the runs of one have no result"
                 whole = whole._replace(reason="; ".join(filter(None, [whole.reason, without])))
-            rows.append(_factor(label, "all", whole))
-    return pd.DataFrame(rows, columns=pd.Index(["label", "objective", "factor", "low", "high", "reason"]))
+            rows.append(_factor(label, "all", whole) | {"behind": sum(behind), "objectives": len(behind)})
+    columns = ["label", "objective", "factor", "low", "high", "behind", "objectives", "reason"]
+    return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
 def _best_so_far(item: Scored, grid: np.ndarray) -> np.ndarray:

@@ -128,7 +128,8 @@ def _over_families(values: np.ndarray, families: Sequence[int]) -> Interval:
 def log_efficiency(one: np.ndarray, two: np.ndarray, grid: np.ndarray) -> float:
     """log of the factor of trainings that strategy `one` needs of `two`'s: best-so-far curves f64[g] (they
     never rise) at ascending budgets. log(.4): it reaches at 40 % of the largest budget what the other ends
-    with; log(2.5): the other way round; nan where one has nothing to the end."""
+    with; log(2.5): the other way round; nan where one has nothing to the end. Whoever ends better is never
+    the slower one, though the other may have been first at the level where it then stayed."""
     if not (np.isfinite(one[-1]) and np.isfinite(two[-1])):
         return np.nan
     better, worse, sign = (one, two, 1.0) if one[-1] <= two[-1] else (two, one, -1.0)
@@ -137,7 +138,7 @@ def log_efficiency(one: np.ndarray, two: np.ndarray, grid: np.ndarray) -> float:
     end = worse[-1]
     # Both at the moment when they reach that level: a curve that has long been flat is not slow.
     at_better, at_worse = grid[np.argmax(better <= end)], grid[np.argmax(worse <= end)]
-    return float(sign * np.log(at_better / at_worse))
+    return float(sign * min(np.log(at_better / at_worse), 0.0))
 
 
 def _medians(curves: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:

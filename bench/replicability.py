@@ -21,15 +21,18 @@ SEEDS, TASKS, DRAWS = (5, 10, 20, 30), (5, 10, 20, 35), 1000
 
 
 def cube_of(panel: Panel) -> tuple[np.ndarray, list[str], list[str]]:
-    """(gap left f64[labels, objectives, seeds] at the largest budget, labels, objectives) of the labels that
-    every objective has; the seeds that all cells have. Raises ValueError where fewer than two labels,
+    """(gap left f64[labels, objectives, seeds] at the largest budget at which all of an objective's strategies
+    have runs, labels, objectives) of the labels that every objective has; the seeds that all cells have. Raises ValueError where fewer than two labels,
     objectives or seeds are left."""
     labels = [v for v in panel.labels if all((o, v) in panel.cells for o in panel.objectives)]
-    items = {(o, v): panel.cells[o, v] for o in panel.objectives for v in labels}
-    scores = {key: item.scores[item.largest] for key, item in items.items()}
+    places = {o: panel.last(o) for o in panel.objectives}
+    if min(places.values(), default=0) < 0:
+        without = ", ".join(o for o, i in places.items() if i < 0)
+        raise ValueError(f"replicability needs a budget that all strategies have, there is none on {without}")
+    ends = {(o, v): panel.at(o, places[o])[v] for o in panel.objectives for v in labels}
     seeds: np.ndarray | None = None
-    for s in scores.values():
-        seeds = s.runs.seeds if seeds is None else np.intersect1d(seeds, s.runs.seeds)
+    for e in ends.values():
+        seeds = e.seeds if seeds is None else np.intersect1d(seeds, e.seeds)
     count = 0 if seeds is None else len(seeds)
     if seeds is None or min(len(labels), len(panel.objectives), count) < 2:
         raise ValueError(
@@ -37,11 +40,7 @@ def cube_of(panel: Panel) -> tuple[np.ndarray, list[str], list[str]]:
             f"{len(labels)}, {len(panel.objectives)} and {count}"
         )
     values = [
-        [
-            s.gap_left(s.true[:, -1])[np.isin(s.runs.seeds, seeds)]
-            for s in (scores[o, v] for o in panel.objectives)
-        ]
-        for v in labels
+        [e.gap[np.isin(e.seeds, seeds)] for e in (ends[o, v] for o in panel.objectives)] for v in labels
     ]
     return np.array(values), labels, panel.objectives
 

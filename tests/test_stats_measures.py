@@ -270,6 +270,8 @@ def test_a_strategy_without_results_is_named_not_counted(tmp_path):
     factors = measures.efficiency(panel).set_index("objective")
     assert np.isnan(factors.loc["t0", "factor"]) and "no result" in factors.loc["t0", "reason"]
     assert factors.loc["all", "factor"] == 1 and "without t0" in factors.loc["all", "reason"]
+    assert factors.loc["t0", "behind"] == 1 and factors.loc["t1", "behind"] == 0
+    assert factors.loc["all", ["behind", "objectives"]].tolist() == [1, 2]
 
 
 def test_an_anytime_run_of_several_workers_has_all_that_a_budget_pays_for(tmp_path):

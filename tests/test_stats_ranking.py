@@ -69,6 +69,9 @@ def test_log_efficiency_by_hand():
     nothing = np.full(5, np.inf)
     assert all(np.isnan(ranking.log_efficiency(a, nothing, grid)) for a in (nothing, random))
     assert "no result" in ranking.log_efficiency_interval(random[None], nothing[None], grid).reason
+    # What is first at a level and stays there is not the quicker one: the other ends far below.
+    stuck = np.full(5, 5.5)
+    assert ranking.log_efficiency(stuck, random, grid) == -ranking.log_efficiency(random, stuck, grid) == 0
     rng = np.random.default_rng(0)
     runs = np.minimum.accumulate(rng.exponential(1, (40, 64)), axis=1)
     budgets = np.arange(1.0, 65)

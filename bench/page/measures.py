@@ -126,6 +126,7 @@ def efficiency_said(found: Measures) -> list[str]:
     return [
         f"{r['label']} needs {percent(r['factor'])} of the trainings of {BASELINE}"
         + _unsure(r["low"], r["high"])
+        + (f", and ends behind it on {r['behind']} of {r['objectives']} objectives" if r["behind"] else "")
         + (f", {r['reason']}" if r["reason"] else "")
         for r in rows.to_dict("records")
     ]
