@@ -21,9 +21,9 @@ SEEDS, TASKS, DRAWS = (5, 10, 20, 30), (5, 10, 20, 35), 1000
 
 
 def cube_of(panel: Panel) -> tuple[np.ndarray, list[str], list[str]]:
-    """(gap left f64[labels, objectives, seeds] at the largest budget at which all of an objective's strategies
-    have runs, labels, objectives) of the labels that every objective has; the seeds that all cells have. Raises ValueError where fewer than two labels,
-    objectives or seeds are left."""
+    """(gap left f64[labels, objectives, seeds], labels, objectives) of the labels that every objective has, at
+    the largest budget at which all of an objective's have runs; the seeds that all cells have. Raises
+    ValueError where there is no such budget, or fewer than two labels, objectives or seeds are left."""
     labels = [v for v in panel.labels if all((o, v) in panel.cells for o in panel.objectives)]
     places = {o: panel.last(o) for o in panel.objectives}
     if min(places.values(), default=0) < 0:
