@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pyarrow.parquet as parquet
 
 from bench.protocols import budget_epochs
@@ -156,16 +157,24 @@ def _line(error: BaseException) -> str:
     return lines[0][:160] if lines else type(error).__name__
 
 
+def _column(column: Any) -> np.ndarray:
+    """A column as an array; words, which are few, of a fixed width: a million strings cost seconds."""
+    if not pyarrow.types.is_dictionary(column.type):
+        return column.to_numpy()
+    chunks = [np.array(c.dictionary.to_pylist() or [""])[c.indices.to_numpy()] for c in column.chunks]
+    return np.concatenate(chunks) if chunks else np.empty(0, "U1")
+
+
 def _read_blocks(folder: Path, warnings: list[str], root: Path) -> Trace | None:
     """The blocks of seeds of one planned budget, joined; None where none can be read."""
     parts = []
     for path in sorted(folder.glob("*.parquet")):
         try:
-            table = parquet.ParquetFile(path).read(columns=COLUMNS)
+            table = parquet.ParquetFile(path, read_dictionary=["status"]).read(columns=COLUMNS)
         except (OSError, ValueError) as error:
             warnings.append(f"{path.relative_to(root)} cannot be read and is left out ({_line(error)})")
             continue
-        part = {name: table[name].to_numpy() for name in table.column_names}
+        part = {name: _column(table[name]) for name in table.column_names}
         missing = [name for name in COLUMNS if name not in part and name != "recommended_true_loss"]
         if missing:
             warnings.append(f"{path.relative_to(root)} has no column {missing[0]} and is left out")
@@ -174,14 +183,26 @@ def _read_blocks(folder: Path, warnings: list[str], root: Path) -> Trace | None:
         parts.append(part)
     if not parts:
         return None
-    trace = {name: np.concatenate([p[name] for p in parts]) for name in COLUMNS}
-    index = np.lexsort((trace["job"], trace["seed"]))
-    twice = np.diff(trace["seed"][index]) == 0
-    twice &= np.diff(trace["job"][index]) == 0
+    trace = {
+        name: np.concatenate([p[name] for p in parts]) if len(parts) > 1 else parts[0][name]
+        for name in COLUMNS
+    }
+    index = _by_job(trace["seed"], trace["job"])
+    if index is not None:
+        trace = {name: column[index] for name, column in trace.items()}
+    twice = (np.diff(trace["seed"]) == 0) & (np.diff(trace["job"]) == 0)
     if twice.any():
         warnings.append(f"{folder.relative_to(root)}: {twice.sum()} jobs are there twice and count once")
-        index = index[np.concatenate([[True], ~twice])]
-    return {name: column[index] for name, column in trace.items()}
+        trace = {name: column[np.concatenate([[True], ~twice])] for name, column in trace.items()}
+    return trace
+
+
+def _by_job(seed: np.ndarray, job: np.ndarray) -> np.ndarray | None:
+    """The order of rows by seed, then job; None where they are so, as they are written."""
+    apart = np.diff(seed)
+    if ((apart > 0) | ((apart == 0) & (np.diff(job) >= 0))).all():
+        return None
+    return np.lexsort((job, seed))
 
 
 def _budget(name: str) -> float | None:
@@ -341,7 +362,9 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
     with one worker the epochs of all jobs up to this one, with several also those of jobs still running.
     """
     seed, job = np.asarray(trace["seed"]), np.asarray(trace["job"])
-    order = np.lexsort((job, seed))
+    sorted_by = _by_job(seed, job)
+    order = np.arange(len(seed)) if sorted_by is None else sorted_by
+    instance = np.asarray(trace["instance"])[order]
     seeds, first, jobs = np.unique(seed[order], return_index=True, return_counts=True)
     charge = (np.asarray(trace["until"]) - np.asarray(trace["start"]))[order].astype(np.int64)
     cumulated = np.cumsum(charge)
@@ -356,12 +379,19 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
     count = np.bincount(row, minlength=len(seeds))
     width = max(int(count.max(initial=0)), 1)
     finished = np.asarray(trace["finished"])[order].astype(np.float64)
-    by_finish = np.lexsort((job[order], finished, row))
+    in_turn = (
+        (np.diff(finished) >= 0) | (np.diff(row) > 0)
+    ).all()  # with one worker they finish as they began
+    by_finish = None if in_turn else np.lexsort((job[order], finished, row))
     column = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+    alike = len(order) > 0 and (count == width).all()
 
     def matrix(values, fill, dtype):
+        values = values if by_finish is None else values[by_finish]
+        if alike:
+            return values.reshape(len(seeds), width).astype(dtype)
         out = np.full((len(seeds), width), fill, dtype)
-        out[row, column] = values[by_finish]
+        out[row, column] = values
         return out
 
     loss = np.asarray(trace["loss"])[order].astype(np.float64)
@@ -386,7 +416,7 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
     recommended[:] = np.where(last >= 0, said[np.arange(len(seeds)), np.maximum(last, 0)], np.nan)
     return Runs(
         seeds=seeds,
-        instance=np.asarray(trace["instance"])[np.lexsort((job, seed))][first].astype(np.int64),
+        instance=instance[first].astype(np.int64),
         count=count,
         spent=spent,
         granted=matrix(cumulated, 0, np.int64),
@@ -398,6 +428,31 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
         recommended=recommended,
         failed=np.bincount(row, weights=ended == "raised", minlength=len(seeds)) > 0,
     )
+
+
+def beginning(runs: Runs, trace: Trace, epochs: int) -> Runs | None:
+    """`runs_of(trace, epochs)` from `runs` = `runs_of(trace)`, whose columns it shares, where jobs came in
+    one after the other, in the order of their numbers; None where they did not."""
+    there = np.arange(runs.loss.shape[1]) < runs.count[:, None]
+    in_turn = ~there | ((runs.spent == runs.granted) & np.isfinite(runs.finished))
+    if runs.failed.any() or not in_turn.all() or runs.count.sum() != len(trace["seed"]):
+        return None
+    inside = there & (runs.granted <= epochs)
+    count = inside.sum(1)
+    width = max(int(count.max(initial=0)), 1)
+    inside = inside[:, :width]
+    last = np.cumsum(runs.count) - runs.count + count - 1  # the row of each run's last job, of a sorted trace
+    said = np.asarray(trace["recommended_true_loss"], np.float64)[last]
+    total = np.where(count > 0, runs.spent[np.arange(len(count)), count - 1], 0)
+
+    def cut(values, fill):
+        return values[:, :width] if inside.all() else np.where(inside, values[:, :width], fill)
+
+    return runs._replace(
+        count=count, spent=cut(runs.spent, total[:, None]), granted=cut(runs.granted, 0),
+        loss=cut(runs.loss, np.inf), true_loss=cut(runs.true_loss, np.inf), until=cut(runs.until, 0),
+        finished=cut(runs.finished, np.inf), total=total, recommended=np.where(count > 0, said, np.nan),
+    )  # fmt: skip
 
 
 def incumbents(loss: np.ndarray, until: np.ndarray, fidelity: str) -> np.ndarray:
@@ -508,6 +563,7 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
                     "near-optimal is the best 2 % of random configurations there"
                 )
         scores: dict[float, Score] = {}
+        whole: Runs | None = None
         planned = [float(b) for b in info.get("budgets") or []] or [
             float(b) for b in results.experiment.get("budgets") or []
         ]
@@ -517,7 +573,11 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
         seeds = max((len(np.unique(t["seed"])) for t in cell.traces.values()), default=0)
         for budget in sorted(wanted):
             if anytime and budget <= top:
-                runs = runs_of(longest(cell.traces, budget), budget_epochs(budget, max_epoch))
+                runs, epochs = None, budget_epochs(budget, max_epoch)
+                if len(cell.traces) == 1:
+                    whole = runs_of(cell.traces[top]) if whole is None else whole
+                    runs = beginning(whole, cell.traces[top], epochs)
+                runs = runs_of(longest(cell.traces, budget), epochs) if runs is None else runs
             elif budget in cell.traces:
                 runs = runs_of(cell.traces[budget])
             else:

@@ -160,14 +160,14 @@ def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
 def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
     """One step line with its band a label; dots where runs were planned for exactly that budget."""
     handles = []
-    labels = sorted(curves["label"].unique(), key=rank)
-    for label in labels:
-        part: Any = curves[curves["label"] == label]
+    parts: dict[Any, Any] = dict(iter(curves.groupby("label", sort=False)))
+    planned_parts: dict[Any, Any] = dict(iter(planned.groupby("label", sort=False)))
+    for label in sorted(parts, key=rank):
+        budget, middle, low, high = (parts[label][c].to_numpy() for c in ("budget", "middle", "low", "high"))
         tint = colour(label)
-        shown = np.isfinite(part["middle"].to_numpy())
         line = ax.plot(
-            part["budget"],
-            np.where(shown, part["middle"], np.nan),
+            budget,
+            np.where(np.isfinite(middle), middle, np.nan),
             drawstyle="steps-post",
             color=tint,
             linestyle=dash(label),
@@ -176,13 +176,12 @@ def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
             zorder=3,
         )[0]
         handles.append(line)
-        low, high = part["low"].to_numpy(), part["high"].to_numpy()
         band = np.isfinite(low) & (high > low)
-        if band.any() and len(labels) <= BANDS:
+        if band.any() and len(parts) <= BANDS:
             # An open band leaves the axes at their top; its height must not overflow there.
             top = np.where(np.isfinite(high), high, 100 * np.abs(low[band]).max() + 100)
             ax.fill_between(
-                part["budget"],
+                budget,
                 low,
                 top,
                 where=band,
@@ -192,8 +191,9 @@ def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
                 linewidth=0,
                 zorder=1,
             )
-        dots: Any = planned[(planned["label"] == label) & np.isfinite(planned["middle"])]
-        if len(dots):
+        dots: Any = planned_parts.get(label)
+        dots = None if dots is None else dots[np.isfinite(dots["middle"])]
+        if dots is not None and len(dots):
             down = np.maximum(dots["middle"] - dots["low"], 0).fillna(0)
             up = np.where(np.isfinite(dots["high"]), dots["high"] - dots["middle"], 0)
             ax.errorbar(
@@ -227,7 +227,7 @@ def objective_figure(
     The frames have columns label, budget, middle, low, high; `planned_*` hold the runs planned for each
     budget of strategies that are not anytime. `ratio`: regret is a loss over the static optimum. `goal`: the
     level of near-optimal, `dynamic`: of the dynamic optimum, nan where there is none."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     figure, (left, right) = _figure(10.4, 3.75, 2)
     figure.subplots_adjust(left=0.075, right=0.985, bottom=0.15, top=0.79, wspace=0.2)
@@ -255,6 +255,7 @@ def objective_figure(
     elif lowest < 0 and decades > 1.3 and goal > 0:
         left.set_yscale("symlog", linthresh=goal, linscale=0.6)
         left.set_ylim(1.5 * lowest, 1.5 * edges.max())
+        left.yaxis.set_major_formatter(FuncFormatter(_power))
     elif len(edges):
         room = 0.05 * max(edges.max() - lowest, 1e-12)
         left.set_ylim(lowest - room * (lowest < 0), edges.max() + room)
@@ -289,16 +290,29 @@ def objective_figure(
 
 def _log_axis(ax: Any, low: float, high: float) -> None:
     """A log axis from low to high; over few decades its ticks are plain numbers, not powers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     if high / low > 500:
+        ax.yaxis.set_major_formatter(FuncFormatter(_power))
+        if high / low > 1e4:
+            ax.yaxis.set_minor_locator(NullLocator())
         return
     subs = [1, 1.2, 1.5, 2, 3, 5] if high / low < 5 else [1, 2, 5]
     ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _power(value: float, _: Any = None) -> str:
+    """A power of ten, in plain letters: each that is set as a formula costs a tenth of a second."""
+    if value == 0:
+        return "0"
+    return f"{'−' if value < 0 else ''}10{str(round(np.log10(abs(value)))).translate(_RAISED)}"
 
 
 def _tag(ax: Any, level: float, text: str, tint: str = INK) -> None:

@@ -1,14 +1,17 @@
-"""A results folder -> report.html (one self-contained file), report.md, summary.csv, figures/ and measures/.
+"""A results folder -> report.html (one self-contained file), report.md, summary.csv, leaders.csv, figures/
+and measures/.
 
 The report is built from disk alone, so a sweep of which half has failed has one too. It answers first: who
 leads, what budget each strategy needs on each objective, and how sure that is. Files are written whole or not
 at all.
-What it says is in `bench.page`: data (tables and sentences), budget (the slider), measures, html, markdown.
+What it says is in `bench.page`: data (tables and sentences), budget (the slider), leaders, measures, html,
+markdown.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.gaps import gap_table
@@ -27,18 +30,23 @@ def _write(path: Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-def build(folder: str | Path, processes: int = 1, pdf: bool = True) -> Path:
+def build(
+    folder: str | Path, processes: int = 1, pdf: bool = True, ranks: Mapping[str, float] | None = None
+) -> Path:
     """Builds the report of results/NAME from what lies there; returns the path of report.html. With several
     processes many figures are drawn side by side (from a script, behind `if __name__ == "__main__"`). `pdf`:
-    figures as PDF too.
+    figures as PDF too. `ranks`: objective -> rank correlation of losses at a ninth of training with those at
+    its end, where it is known.
 
     Raises FileNotFoundError where there is no such folder or no cell in it."""
-    page = Page(load_folder(folder))
+    page = Page(load_folder(folder), ranks)
     root, found = page.results.path, page.measures
     drawn = draw({**page.drawings(), **measures.drawings(found)}, processes, pdf)
     _write(root / "summary.csv", page.table.to_csv(index=False))
     for name, table in measures.frames(found).items():
         _write(root / "measures" / f"{name}.csv", table.to_csv(index=False))
+    _write(root / "measures" / "curves.csv", page.curves.to_csv(index=False))
+    _write(root / "leaders.csv", page.leaders.to_csv(index=False, float_format="%.6g"))
     if page.gaps:
         _write(root / "measures" / "gaps.csv", gap_table(page.gaps).to_csv(index=False))
     for name, (text, whole) in drawn.items():

@@ -34,6 +34,22 @@ class Survival(NamedTuple):
 def clopper_pearson(k, n, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Exact interval of a proportion, k of n (arrays broadcast): covers at least `level`; n = 0: (0, 1)."""
     k, n = np.broadcast_arrays(np.asarray(k, np.float64), np.asarray(n, np.float64))
+    of = n.flat[0] if n.size else 0.0
+    if 0 < of <= 1000 and (n == of).all() and (k == np.floor(k)).all() and of == int(of):
+        low, high = _exact(int(of), level)  # the same few n come again and again
+        return low[k.astype(np.int64)], high[k.astype(np.int64)]
+    return _clopper_pearson(k, n, level)
+
+
+@lru_cache(maxsize=64)
+def _exact(n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    low, high = _clopper_pearson(np.arange(n + 1.0), np.full(n + 1, float(n)), level)
+    low.setflags(write=False)
+    high.setflags(write=False)
+    return low, high
+
+
+def _clopper_pearson(k: np.ndarray, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     tail = (1 - level) / 2
     low = np.where(k > 0, special.betaincinv(np.maximum(k, 1), np.maximum(n - k, 0) + 1, tail), 0.0)
     high = np.where(k < n, special.betaincinv(k + 1, np.maximum(n - k, 1), 1 - tail), 1.0)

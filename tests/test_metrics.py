@@ -298,3 +298,23 @@ def test_a_cut_run_recommends_only_what_it_knew():
     assert metrics.runs_of(told).recommended.tolist() == [3.0]
     assert metrics.runs_of(told, epochs=12).recommended.tolist() == [5.0]
     assert np.isnan(metrics.runs_of(told, epochs=2).recommended).all()
+
+
+def test_the_beginning_of_runs_is_the_cut_of_their_trace():
+    rng = np.random.default_rng(4)
+    parts = []
+    for seed, n in enumerate((7, 4, 7)):
+        until = rng.integers(1, 5, n)
+        ends = np.cumsum(until)
+        rows = [(0, u, rng.random(), rng.random(), e - u, e) for u, e in zip(until, ends, strict=True)]
+        parts.append({**trace(rows, seed, 1000 + seed), "recommended_true_loss": rng.random(n)})
+    whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    whole["loss"][3] = np.nan
+    runs = metrics.runs_of(whole)
+    for epochs in (0, 3, 8, 11, 40):
+        cut, begun = metrics.runs_of(whole, epochs), metrics.beginning(runs, whole, epochs)
+        assert begun is not None
+        for name in metrics.Runs._fields:
+            np.testing.assert_array_equal(getattr(begun, name), getattr(cut, name), err_msg=name)
+    two = trace([(0, 3, 5.0, 5.0, 0.0, 10.0), (0, 4, 4.0, 4.0, 5.0, 6.0)])  # the second comes in first
+    assert metrics.beginning(metrics.runs_of(two), two, 3) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from bench import measures
 from bench.dials import End, dial_table, dials
 from bench.gaps import Ends, Gap, answer_table, gap_table, groups, shares
+from bench.leaders import curves_table, leaders_table
 from bench.metrics import LEVELS, MOST, NEAR, SHARES, TARGETS, Results, Scored, curves, evaluate, summary
 from bench.page.budget import ALONE, CHANCE, CLOSE, rows_at, said
 from bench.page.budget import SURE as SURELY
@@ -70,8 +72,10 @@ def _some(names: list[str], most: int = 8) -> str:
 class Page:
     """Everything that both report files say, from one reading of the folder."""
 
-    def __init__(self, results: Results):
+    def __init__(self, results: Results, ranks: Mapping[str, float] | None = None):
+        """`ranks`: objective -> rank correlation at a ninth of training, where it is known."""
         self.results = results
+        self.ranks = ranks or {}
         self.scored, self.goals, more = evaluate(results)
         self.warnings = [*results.warnings, *more]
         self.table = summary(self.scored, self.goals)
@@ -111,6 +115,19 @@ class Page:
     def measures(self) -> Measures:
         """All frames of `bench.measures`, computed when they are first asked for."""
         return compute(measures.panel(self.scored, self.objectives, self.labels))
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """`bench.leaders.curves_table`"""
+        return curves_table(self.measures.panel, self.ranks)
+
+    @cached_property
+    def leaders(self) -> pd.DataFrame:
+        """`bench.leaders.leaders_table` at the experiment's budgets."""
+        found = self.measures.panel
+        planned = [float(b) for b in self.results.experiment.get("budgets") or []]
+        planned = planned or [b for item in found.cells.values() for b in item.scores]
+        return leaders_table(found, self.curves, sorted(set(planned) & set(found.budgets.tolist())))
 
     def state(self, objective: str, label: str) -> tuple[str, str]:
         """(status, reason) of a cell that has nothing to show, or that failed; ("complete", "") else."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.gaps import verdict
 from bench.metrics import SHARES
+from bench.page import leaders
 from bench.page.budget import SCRIPT, slider
 from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
 from bench.page.measures import pair_rows, sections
@@ -81,6 +82,8 @@ padding:0 7px;white-space:nowrap}
 .lead tr:first-child td{font-weight:600}
 .lead tr.surely td:last-child{background:var(--tint)}
 .lead td:nth-child(-n+5){white-space:nowrap}.lead td:last-child{min-width:230px}
+.leads td,.leads th{padding-top:6px;padding-bottom:6px}
+.leads td{min-width:170px}.leads .n{white-space:nowrap}.leads .sure{background:var(--tint)}
 .sortable thead th{white-space:nowrap}
 .sortable button{font:inherit;font-weight:600;background:none;border:0;padding:0;cursor:pointer;color:inherit}
 .sortable button::after{content:" \\2195";color:#b0b0a8}
@@ -191,6 +194,7 @@ def _answer(page: Page, figures: dict[str, str]) -> list[str]:
     elif "over_budget" in figures:
         out.append(f"<figure>{figures['over_budget']}<figcaption>{OVER}</figcaption></figure>")
     out.append(slider(page.measures.leaders, page.measures.general))
+    out.append(leaders.section(page.leaders, page.curves))
     limit = f"{budgets[-1]:g}" if budgets else "64"
     whole = _headline_table(page)
     if len(page.labels) > WIDE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.gaps import verdict
+from bench.page import leaders
 from bench.page.budget import rows_at
 from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
 from bench.page.html import DIALS, GAPS
@@ -88,6 +89,9 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
     if page.warnings:
         out += ["Warnings:", "", *(f"- {w}" for w in page.warnings), ""]
     out += _leaders(page)
+    if leaders.tells(page.leaders):
+        out += ["## Who leads, with and without informative curves", "", leaders.table(page.leaders)]
+        out += [f"Relative. {leaders.RULE}", "", f"{leaders.CURVES} {leaders.described(page.curves)}", ""]
     for reading in READING:
         rows = [[o, *(_md_cell(page, o, label, reading) for label in page.labels)] for o in page.objectives]
         title = "budget to plan" if reading == "to plan" else reading

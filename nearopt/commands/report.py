@@ -1,5 +1,5 @@
 """Builds the report of a results folder again, from what lies on disk: report.html, report.md, summary.csv,
-figures/, measures/.
+leaders.csv, figures/, measures/.
 
   --merge FOLDER    first joins the folders that are named, made on several machines, in this one: their
                     cells, budgets and seeds; a seed that two have must be the same run
@@ -33,6 +33,7 @@ def main(words: list[str]) -> int:
     if not given.folders:
         raise UserError("report needs a folder: nearopt report results/NAME")
     from bench.report import build
+    from nearopt.results import early_ranks
 
     folders = given.folders
     try:
@@ -41,7 +42,7 @@ def main(words: list[str]) -> int:
 
             folders = [str(merge(folders, given.merge))]
         for folder in folders:
-            path = build(folder, processes=min(os.cpu_count() or 1, 4))
+            path = build(folder, min(os.cpu_count() or 1, 4), ranks=early_ranks())
             verdict = front.first(path.parent)
             print(f"report: {path}" + (f"; {verdict}" if verdict else ""))
             if given.replicability:

@@ -15,6 +15,7 @@ block, the report opens with the verdict.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from nearopt import experiment
@@ -44,8 +45,9 @@ def main(words: list[str]) -> int:
     if wanted.debug:
         return 0 if sound else 1
     from bench.report import build
+    from nearopt.results import early_ranks
 
-    path = build(wanted.folder)
+    path = build(wanted.folder, min(os.cpu_count() or 1, 4), ranks=early_ranks())
     verdict = front.first(wanted.folder)
     if verdict:
         print(f"\nclaim:  {verdict}")
