@@ -21,8 +21,8 @@ SEEDS, TASKS, DRAWS = (5, 10, 20, 30), (5, 10, 20, 35), 1000
 
 
 def cube_of(panel: Panel) -> tuple[np.ndarray, list[str], list[str]]:
-    """(gap left f64[labels, objectives, seeds], labels, objectives) of the labels that every objective has, at
-    the largest budget at which all of an objective's have runs; the seeds that all cells have. Raises
+    """(gap left f64[labels, objectives, seeds], labels, objectives) of the labels that every objective has,
+    at the largest budget at which all of an objective's have runs; the seeds that all cells have. Raises
     ValueError where there is no such budget, or fewer than two labels, objectives or seeds are left."""
     labels = [v for v in panel.labels if all((o, v) in panel.cells for o in panel.objectives)]
     places = {o: panel.last(o) for o in panel.objectives}
