@@ -55,9 +55,13 @@ class Log:
         assert self._file is not None
         line = {"kind": kind, **{k: _plain(v) for k, v in fields.items()}}
         data = (json.dumps(line, allow_nan=False) + "\n").encode()
-        while data:
-            data = data[os.write(self._file, data) :]
-        os.fsync(self._file)
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except OSError as error:  # what is there of the line is cut when the log is opened again
+            why = f"{error.strerror}; with room for it the same call of tune goes on"
+            raise OSError(error.errno, why, str(self.path)) from None
         self.lines.append(line)
         return line
 

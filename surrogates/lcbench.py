@@ -143,6 +143,11 @@ class LCBench:
         place = jax.random.bits(key, (), jnp.uint32) % len(codes)
         return Instance(jnp.asarray(codes, jnp.int32)[place])
 
+    @property
+    def loss_is_error(self) -> bool:
+        """Whether the loss is itself the metric, a share of errors."""
+        return self.measure != "val_cross_entropy"
+
     def outputs(self, instance: Instance, hp: Mapping, epoch: Any) -> jax.Array:
         """The network's OUTPUTS f32[6] for a configuration after `epoch` of ours."""
         numbers = [jnp.asarray(epoch) + SKIPPED, *(hp[name] for name in INPUTS)]

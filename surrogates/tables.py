@@ -261,6 +261,11 @@ class Table:
         return Space(dict(self._suite.axes))
 
     @property
+    def loss_is_error(self) -> bool:
+        """Whether the loss is itself the metric, a share of errors."""
+        return self._suite.perfect is not None
+
+    @property
     def cells(self) -> Cells:
         return load_all(self.suite or self.name, self.datasets)
 

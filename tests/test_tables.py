@@ -120,6 +120,11 @@ def test_traced_and_direct_lookups_agree_and_are_what_is_recorded(package):
         assert record.seconds == 101 + (len(expected) - 1) / 2  # the mean over seeds
 
 
+def test_a_loss_that_is_a_share_of_errors_says_so(package):
+    assert Table(name="nasbench201").loss_is_error
+    assert [name for name, suite in SUITES.items() if suite.perfect is None] == ["fcnet"]
+
+
 def test_without_noise_the_mean_is_told(package):
     _, _, told, true, _ = trained(Table("nasbench201", noise=False), 50)
     assert (told == true).all()
