@@ -54,9 +54,9 @@ def test_words_slider_and_tables_name_the_known_winner(tmp_path, strategies):
     assert strategies == 10 or first == [best] * 3
     assert data["said"][-1] == page.verdict()[0] and f"32 full trainings, {best} " in data["said"][-1]
     assert f"| 32 | {budget.ALL} | {best} |" in markdown
-    assert html.count('<tr><th scope="row">') == 3 * strategies + 3  # every number, and the cross table
     table = html[html.index('id="numbers-table"') :]
     table = table[: table.index("</table>")]
+    assert table.count('<tr><th scope="row">') == 3 * strategies  # every number
     widths = {len(re.findall(r"<t[hd]\b", row)) for row in table.split("<tr>")[1:]}
     assert widths == {17}
     for name, value in data["colours"].items():
@@ -98,6 +98,15 @@ def test_level_strategies_and_objectives_that_were_run_with_less_are_said(tmp_pa
     assert "practically equal" not in " ".join(page.verdict())
     rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
     assert all("no better than the median random" in r["why"] for r in rows)
+
+
+def test_who_was_run_with_more_does_not_lead_who_was_not(tmp_path):
+    # c is far better with 8 than the others with 32, and was not run with more.
+    frame = pd.concat([traces({"a": 1, "b": 3}, 1, 24), traces({"c": 300}, 1, 24, 8)])
+    page, html, _ = page_of(import_traces(frame, tmp_path / "x", references=KNOWN))
+    assert page.verdict()[0].startswith("With 8 full trainings, c leads b on t0 by ")
+    said = data_of(html)["said"][-1]
+    assert said.startswith("With 32 full trainings, of those that have runs there (not c), b ")
 
 
 def test_few_runs_say_so(tmp_path):

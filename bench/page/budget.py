@@ -40,6 +40,7 @@ def rows_at(leaders: pd.DataFrame, general: pd.DataFrame, budget: float) -> list
             found.append({
                 "objective": _together(row) if whole else row["objective"],
                 "whole": whole,
+                "left": row["left_out"] if not whole and isinstance(row["left_out"], str) else "",
                 "first": row["first"] if there else "",
                 "second": row["second"] if isinstance(row["second"], str) else "",
                 "gap": number(row["gap_first"], 2) if there else "–",
@@ -53,8 +54,8 @@ def rows_at(leaders: pd.DataFrame, general: pd.DataFrame, budget: float) -> list
     for objective, least, most in ends.itertuples():
         if not least <= budget <= most:
             why = f"run with at most {most:g}" if budget > most else f"run with {least:g} or more"
-            found.append({"objective": objective, "whole": False, "first": "", "second": "", "gap": "–",
-                          "by": "–", "interval": "", "sure": ALONE, "why": why})  # fmt: skip
+            found.append({"objective": objective, "whole": False, "left": "", "first": "", "second": "",
+                          "gap": "–", "by": "–", "interval": "", "sure": ALONE, "why": why})  # fmt: skip
     return found
 
 
@@ -101,6 +102,7 @@ def sentence(row: dict[str, Any], budget: float) -> str:
     where = f"{'over' if row['whole'] else 'on'} {over}"
     if not row["second"]:
         return f"{at}{where}, {row['first']} is the only one that has runs."
+    at += _without([row])
     interval = f" ({row['interval']})" if row["interval"] else ""
     if row["by"] == "0" and row["sure"] != SURE:
         ends = " and are practically equal" if row["sure"] == CLOSE else ""
@@ -109,6 +111,12 @@ def sentence(row: dict[str, Any], budget: float) -> str:
     tail = ", which may be chance" if row["sure"] == CHANCE else ""
     by = f"{': ahead' if row['sure'] == CLOSE else ''} by {row['by']} of the gap{interval}"
     return f"{at}{row['first']} {ahead} {row['second']} {where}{by}{tail}."
+
+
+def _without(rows: list[dict[str, Any]]) -> str:
+    """Which rivals have no runs at a budget, so that who leads there may trail them with less."""
+    left = dict.fromkeys(v for row in rows for v in row["left"].split(", ") if v)
+    return f"of those that have runs there (not {', '.join(left)}), " if left else ""
 
 
 def said(rows: list[dict[str, Any]], budget: float) -> str:
@@ -122,7 +130,7 @@ def said(rows: list[dict[str, Any]], budget: float) -> str:
         text = words.get(row["sure"], other if row["first"] else "there are no runs")
         counts[text] = counts.get(text, 0) + 1
     parts = [f"{text} on {n} of {len(rows)} objectives" for text, n in counts.items()]
-    return f"With {budget:g} full training{'' if budget == 1 else 's'}, {'; '.join(parts)}."
+    return f"With {budget:g} full training{'' if budget == 1 else 's'}, {_without(rows)}{'; '.join(parts)}."
 
 
 HEAD = ("objective", "leads", "gap left", "ahead of", "by", "how surely")

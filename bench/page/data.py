@@ -141,13 +141,15 @@ class Page:
         return ("complete", "") if item.scores else ("no result", "no trace of it can be scored")
 
     def leading(self) -> list[str]:
-        """Who leads at the largest budget, in general and objective by objective, each at the largest that
-        was run on it, and how surely."""
+        """Who leads at the largest budget, in general and objective by objective, each at the largest with
+        which all its strategies were run, and how surely."""
         found = self.measures
         if len(self.labels) < 2 or not len(found.panel.budgets):
             return []
         most: Any = found.leaders.groupby("objective")["budget"].max()
-        tops = sorted(set(most), reverse=True)
+        last = {o: found.panel.last(o) for o in most.index}
+        most = {o: float(found.panel.budgets[i]) if i >= 0 else most[o] for o, i in last.items()}
+        tops = sorted(set(most.values()), reverse=True)
         rows = rows_at(found.leaders, found.general, tops[0])
         out = [said(rows, tops[0])] if len(rows) == 1 or rows[0]["whole"] else []
         for top in tops:
