@@ -399,14 +399,13 @@ def times(panel: Panel) -> pd.DataFrame:
 
 def runtime_distribution(panel: Panel, points: int = 60) -> pd.DataFrame:
     """Absolute, over the objectives that a label has. Share of (objective, target, run) that are reached
-    within a budget, targets p = .1, .01, .001, objectives counting the same: columns label, budget, share,
-    objectives."""
+    within a budget, up to the label's largest, targets p = .1, .01, .001, objectives counting the same:
+    columns label, budget, share, objectives. What an objective's own budget ends before is not reached."""
     which = [TARGETS.index(f"p={p:g}") for p in SHARES]
-    top = max((item.largest for item in panel.cells.values()), default=1.0)
-    grid = np.geomspace(min(1.0, top), top, points)
     rows = []
     for label in panel.labels:
-        shares = []
+        shares, top = [], max(item.largest for (_, v), item in panel.cells.items() if v == label)
+        grid = np.geomspace(min(1.0, top), top, points)
         for objective in panel.objectives:
             item = panel.cells.get((objective, label))
             if item is not None:

@@ -257,6 +257,8 @@ def test_strategies_are_compared_at_a_budget_that_all_have(tmp_path):
     pair = measures.against_leader(panel, "t0").set_index("label").loc["random"]
     assert pair["budget"] == 8 and pair["difference"] == pytest.approx(0.2, abs=0.02)
     assert measures.wins(panel).objectives.max() == 2
+    runtime = measures.runtime_distribution(panel).groupby("label")["budget"].max()
+    assert runtime.to_dict() == pytest.approx({"a": 16, "random": 8})  # no line beyond what was run
     general = measures.general_leaders(panel).set_index("budget")
     assert general.loc[16, "absent"] == "t1" and general.loc[16, "objectives"] == 1
     assert general.loc[8, "absent"] == "" and general.loc[8, "families"] == 2

@@ -154,7 +154,8 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
                 "Left", RELATIVE, "the mean rank of the mean gap left, of the strategies that have every",
                 "objective at that budget. Right", ABSOLUTE, "the share of (objective, target, run) reached,",
                 "objectives counting the same, targets the best 10, 1 and 0.1 % of random configurations;",
-                "runs of the largest budget. Compare only strategies with the same objectives.", kind="small",
+                "runs of the largest budget, beyond which nothing is reached. Compare only strategies",
+                "with the same objectives and budgets.", kind="small",
             ) + _figure(drawn, "over_budget"),
         )  # fmt: skip
     if "wins" in drawn:
@@ -222,8 +223,8 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
         yield fold(
             "Interquartile mean of the gap left",
             prose(
-                "Of all runs on all objectives that a strategy has, the middle half; runs resampled within",
-                "their objective. Compare only rows over the same objectives.", kind="small",
+                "Of as many runs on each objective as a strategy has on all, the middle half; runs resampled",
+                "within their objective. Compare only rows over the same objectives.", kind="small",
             ) + _table(found.middles, {
                 "strategy": lambda r: r["label"], "objectives": lambda r: str(r["objectives"]),
                 "runs each": lambda r: str(r["runs"]),
