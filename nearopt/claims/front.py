@@ -11,8 +11,10 @@ from pathlib import Path
 from nearopt import catalogue
 
 FILE, KEPT = "claim.yaml", "claim"
-STYLE = """<style>section>p.verdict{font-size:17px;font-weight:700}section>.scroll{overflow-x:auto}
-section>.scroll th,section>.scroll td{padding:4px 14px 4px 0;text-align:left;vertical-align:top}</style>"""
+STYLE = """<style>section.claim>p.verdict{font-size:17px;font-weight:700}
+section.claim>.scroll{overflow-x:auto}
+section.claim>.scroll th,section.claim>.scroll td{padding:4px 14px 4px 0;text-align:left;vertical-align:top}
+</style><section class="claim">"""
 
 
 def keep(experiment: str, folder: Path) -> None:
@@ -47,7 +49,7 @@ def first(folder: Path) -> str | None:
     opening = '<?xml version="1.0" encoding="utf-8"?>\n'
     page.put(folder / "figures" / f"{one.name}.svg", opening + picture)
     page.put(folder / "effects.csv", measured.rows.to_csv(index=False, float_format="%.6g"))
-    _before(folder / "report.html", "<main>", f"{STYLE}<section>{page.section(measured, picture)}</section>")
+    _before(folder / "report.html", "<main>", STYLE + page.section(measured, picture) + "</section>")
     _before(folder / "report.md", "", page.markdown(measured, 1, "figures") + "\n")
     return page.sentence(measured)
 
