@@ -375,11 +375,7 @@ def _tree(values: np.ndarray, levels: np.ndarray) -> tuple[float, float]:
 def tree_mean(values: np.ndarray, levels: np.ndarray) -> float:
     """Mean of values f64[n] in which units of each level, the columns of i64[n, depth] from the outermost,
     count the same."""
-    for depth in range(levels.shape[1], 0, -1):
-        levels, unit = np.unique(levels[:, :depth], axis=0, return_inverse=True)
-        unit = unit.ravel()
-        values = np.bincount(unit, weights=values) / np.bincount(unit)
-    return float(values.mean())
+    return _tree(values, levels)[0]
 
 
 def in_general(values, levels, width: float = np.inf) -> Interval:

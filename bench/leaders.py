@@ -156,7 +156,8 @@ def _place(rows: list[dict[str, Any]], p: float) -> None:
     sure = all(answer(r["found"], EQUAL, p) == WORSE for r in rivals)
     rows[0] |= {"place": LEADS if sure else FIRST, "p_lead": p}
     for r in rivals:
-        behind = answer(r["found"], EQUAL, r["p_tukey"]) == WORSE
-        # Where nobody leads, the next is not behind either: the tests differ in what they are corrected for.
-        r["place"] = BEHIND if sure or (behind and r is not rivals[0]) else FIRST
-        del r["found"]
+        behind = answer(r.pop("found"), EQUAL, r["p_tukey"]) == WORSE
+        r["place"] = BEHIND if sure or behind else FIRST
+    # Where nobody leads, the next is not behind either: the tests differ in what they are corrected for.
+    if not sure and all(r["place"] == BEHIND for r in rivals):
+        rivals[0]["place"] = FIRST

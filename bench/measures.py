@@ -9,6 +9,8 @@ Frames named relative depend on who takes part."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -233,7 +235,8 @@ def run_levels(families: Sequence[int], instances: Sequence[np.ndarray]) -> np.n
     return whole[:, :2] if len(np.unique(whole, axis=0)) == len(whole) else whole
 
 
-class Together(NamedTuple):
+@dataclass(frozen=True)
+class Together:
     """Labels that have runs on the same objectives at one budget: for each objective its family's number,
     their ends, whether these are pairs."""
 
@@ -241,9 +244,16 @@ class Together(NamedTuple):
     ends: list[dict[str, Ends]]
     paired: list[bool]
 
+    @cached_property
+    def _means(self) -> dict[str, np.ndarray]:
+        labels = self.ends[0] if self.ends else {}
+        return {
+            v: np.array([tree_mean(e[v].gap, e[v].instances[:, None]) for e in self.ends]) for v in labels
+        }
+
     def means(self, label: str) -> np.ndarray:
         """Mean gap left on each objective, instances counting the same."""
-        return np.array([tree_mean(e[label].gap, e[label].instances[:, None]) for e in self.ends])
+        return self._means[label]
 
     def mean(self, by_objective: np.ndarray) -> float:
         return tree_mean(by_objective, np.array(self.families)[:, None])

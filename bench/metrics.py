@@ -170,7 +170,8 @@ def _read_blocks(folder: Path, warnings: list[str], root: Path) -> Trace | None:
     parts = []
     for path in sorted(folder.glob("*.parquet")):
         try:
-            table = parquet.ParquetFile(path, read_dictionary=["status"]).read(columns=COLUMNS)
+            file = parquet.ParquetFile(path, read_dictionary=["status"])
+            table = file.read(columns=COLUMNS, use_threads=False)  # files are small: threads cost more
         except (OSError, ValueError) as error:
             warnings.append(f"{path.relative_to(root)} cannot be read and is left out ({_line(error)})")
             continue
@@ -323,13 +324,14 @@ def targets(reference: pd.DataFrame, scale: str) -> pd.DataFrame:
     columns = [f"q_{i}" for i in range(len(LEVELS))]
     table = reference[columns].to_numpy(np.float64) if len(reference) else np.empty((0, len(LEVELS)))
     table = np.where(np.isnan(table), np.inf, table)
-    for i, quantiles in enumerate(table):
-        record = reference.iloc[i]
-        optimum = float(record["optimum_static"])
+    names = ("instance", "optimum_static", "optimum_dynamic")
+    known = [reference[c].to_numpy() if len(reference) else [] for c in names]
+    for quantiles, instance, static, dynamic in zip(table, *known, strict=True):
+        optimum = float(static)
         near, p = target(optimum, quantiles, scale)
         row = {
-            "instance": int(record["instance"]), "optimum": optimum,
-            "dynamic": float(record["optimum_dynamic"]), "median": quantile(0.5, quantiles),
+            "instance": int(instance), "optimum": optimum,
+            "dynamic": float(dynamic), "median": quantile(0.5, quantiles),
             NEAR: near, f"p:{NEAR}": p,
         }  # fmt: skip
         for name, share in zip(TARGETS[1:], SHARES, strict=True):

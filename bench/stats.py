@@ -86,7 +86,7 @@ def kaplan_meier(time, event, level: float = 0.95) -> Survival:
     survival = np.cumprod(1 - events / at_risk)
     n, dead = len(time), np.cumsum(events)
     if not (time[~event] < at[-1]).any():
-        low, high = clopper_pearson(n - dead, n, level)
+        low, high = (bound[n - dead] for bound in _exact(n, level))
         return Survival(at, survival, low, high)
     with np.errstate(divide="ignore", invalid="ignore"):
         greenwood = np.cumsum(events / (at_risk * (at_risk - events)))
