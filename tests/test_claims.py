@@ -339,9 +339,14 @@ def test_thinking_decides_whether_dear_trainings_pay(monkeypatch):
 
     seconds = {"gp": 0.03, "random": 0.0}
     monkeypatch.setattr(experiment, "recorded_thinking", lambda label: seconds[label])
-    runs = Made(a=STEPS)
-    assert measures.dearer_pays(runs, "gp", "random", 0.01, 60).value == pytest.approx(4 / (60.03 / 60))
-    assert measures.dearer_pays(runs, "random", "gp", 0.01, 60).value < 1
+    same = Made(gp=STEPS, random=STEPS)  # as many trainings: what remains is the time
+    assert measures.dearer_pays(same, "gp", "random", 16, 0.01, 60).value == pytest.approx(4 - 60.03 / 60)
+    fewer, more = Made(gp=STEPS, random=SLOW), Made(gp=SLOW, random=STEPS)
+    a, b = (measures.dearer_pays(runs, "gp", "random", 16, 0.01, 60) for runs in (fewer, more))
+    assert a.high < 4 - 60.03 / 60 < b.low and a.low > 0
+    seconds |= {"gp": 0.0, "random": 0.03}
+    c = measures.dearer_pays(more, "gp", "random", 16, 0.01, 60)
+    assert c.value < 0 and c.low <= c.value <= c.high
 
 
 # Measures of an objective -----------------------------------------------------------------------------------

@@ -368,16 +368,18 @@ def normalised_regret(runs: Runs, strategy: str, budget: float, span: float) -> 
     return over_seeds(runs.score(strategy, budget).regret / span)
 
 
-def dearer_pays(runs: Runs, one: str, two: str, cheap: float, dear: float) -> Effect:
-    """The time of `one` over that of `two` for as many trainings, where a training takes `cheap` seconds,
-    over the same where it takes `dear` ones: thinking is what `nearopt speed` recorded of either."""
+def dearer_pays(runs: Runs, one: str, two: str, budget: float, cheap: float, dear: float) -> Effect:
+    """By how much the share of `two`'s time that `one` saves, at the level of `trainings_factor`, is larger
+    where a training takes `dear` seconds than where it takes `cheap` ones: thinking is what `nearopt speed`
+    recorded of either."""
     from nearopt.experiment import recorded_thinking
 
     thinking = [recorded_thinking(label) for label in (one, two)]
     ratios = [(seconds + thinking[0]) / (seconds + thinking[1]) for seconds in (cheap, dear)]
-    value = ratios[0] / ratios[1]
+    found, growth = trainings_factor(runs, one, two, budget), ratios[0] - ratios[1]
+    value, *ends = (growth * v for v in (found.value, found.low, found.high))
     said = ", ".join(f"{v} thinks {s:.2g} s a trial" for v, s in zip((one, two), thinking, strict=True))
-    return Effect(value, value, value, 1, said)
+    return Effect(value, min(ends), max(ends), found.runs, "; ".join(filter(None, (said, found.note))))
 
 
 def speedup(runs: Runs, one: str, many: str, budget: float) -> Effect:
