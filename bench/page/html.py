@@ -83,7 +83,8 @@ padding:0 7px;white-space:nowrap}
 .lead tr.surely td:last-child{background:var(--tint)}
 .lead td:nth-child(-n+5){white-space:nowrap}.lead td:last-child{min-width:230px}
 .leads td,.leads th{padding-top:6px;padding-bottom:6px}
-.leads td{min-width:170px}.leads .n{white-space:nowrap}.leads .sure{background:var(--tint)}
+.leads td,.leads th{padding-right:12px}.leads td{min-width:125px}
+.leads .n{white-space:nowrap}.leads .sure{background:var(--tint)}
 .sortable thead th{white-space:nowrap}
 .sortable button{font:inherit;font-weight:600;background:none;border:0;padding:0;cursor:pointer;color:inherit}
 .sortable button::after{content:" \\2195";color:#b0b0a8}

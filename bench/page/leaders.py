@@ -130,6 +130,7 @@ def section(frame: pd.DataFrame, curves: pd.DataFrame) -> str:
     """The part of the page (html); empty where nobody is compared."""
     if not tells(frame):
         return ""
+    size = sizes(frame)
     columns, budgets, cells = _grid(frame)
     head = "".join(f'<th scope="col">{escape(c)}<br>{escape(k)}</th>' for c, k in columns)
     rows = "".join(
@@ -141,7 +142,7 @@ def section(frame: pd.DataFrame, curves: pd.DataFrame) -> str:
         + prose(RELATIVE, escape(RULE), kind="small")
         + '<div class="scroll"><table class="rows leads"><thead><tr><th scope="col">trainings</th>'
         + f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        + prose(escape(sizes(frame)), escape(CURVES), escape(described(curves)), kind="small")
+        + prose(escape(size[:1].upper() + size[1:]), escape(CURVES), escape(described(curves)), kind="small")
         + prose("Every strategy's own mean and its distance from the first are in leaders.csv.", kind="small")
     )
 
