@@ -298,6 +298,27 @@ def tukey_level(k: int, level: float = 0.05) -> float:
     return float(2 * special.ndtr(-np.interp(-np.log(level), -tail, z)))
 
 
+@lru_cache(maxsize=64)
+def _dunnett_table(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normal deviates f64[g] and log of the chance that any of k - 1 others looks that much better than one
+    that is as good: each difference shares that one's error, so that they correlate by .5."""
+    z, x = np.linspace(0.0, 8.0, 161), np.linspace(-9.0, 9.0, 2001)
+    inside = special.ndtr(np.sqrt(2) * z[:, None] + x) ** (k - 1) * stats.norm.pdf(x)
+    return z, np.log(np.maximum(1 - np.trapezoid(inside, x, axis=1), 1e-13))
+
+
+def not_the_best(p, k: int) -> np.ndarray:
+    """p values that a strategy which looks worse than the leader is not the best of k: corrected so that the
+    true best is called so with probability `level` at most, whoever it is (Hsu 1984, multiple comparisons
+    with the best, with Dunnett's 1955 critical values, by way of the normal deviate of the two-sided p of
+    its pair with the leader). Those above the level are a confidence set for the best, smaller than the set
+    that `tukey` leaves, which asks that no two equal ones be told apart. nan stays."""
+    p = np.asarray(p, np.float64)
+    z, tail = _dunnett_table(max(k, 2))
+    corrected = np.exp(np.interp(special.ndtri(1 - np.clip(p, 1e-15, 1) / 2), z, tail))
+    return np.where(np.isnan(p), np.nan, np.clip(corrected, p / 2, 1.0))
+
+
 def seeds_needed(
     found: Difference, equal: float, level: float = 0.05, power: float = 0.8
 ) -> tuple[float, str]:

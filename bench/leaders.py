@@ -1,9 +1,9 @@
 """Who leads, at each planned budget, with and without informative curves, on each cluster; or nobody.
 
 The rule is the report's own (`bench.measures`): strategies are compared by the mean gap left, families of
-objectives are the sample, and a leader must beat every other. Since all cells of the table are read at once,
-p is corrected for how many there are (Holm). Where nobody surely leads, those are named that the first does
-not surely beat (Tukey's p, since the first was chosen by these very runs).
+objectives are the sample, and a leader must beat every other. Since all cells of the table are read at
+once, p is corrected for how many there are (Holm). Where nobody surely leads, those are named that may be the
+best: a set that holds the true best of the cell with 95 % (Hsu's comparisons with the best).
 
 Curves are informative where early ranks tell of the end: the rank correlation of the told loss at a ninth of
 training with the true loss at the end, over random configurations, is at least INFORMATIVE. From there on,
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cluster import ClusterSettings
-from bench.inference import EQUAL, WORSE, Difference, Interval, answer, holm, in_general, tukey
+from bench.inference import EQUAL, WORSE, Difference, Interval, answer, holm, in_general, not_the_best
 from bench.measures import RANGE, Ends, Panel, Together, apart, run_levels, shared
 from bench.stats import mean_interval
 
@@ -29,7 +29,7 @@ WITH, WITHOUT, UNKNOWN = "informative curves", "no informative curves", "curves 
 LEADS, FIRST, BEHIND, LEFT_OUT = "leads", "among the first", "behind", "left out"
 COLUMNS = [
     "curves", "cluster", "budget", "strategy", "place", "gap_left", "gap_low", "gap_high", "against",
-    "difference", "low", "high", "p", "p_tukey", "p_lead", "objectives", "families", "runs", "reason",
+    "difference", "low", "high", "p", "p_best", "p_lead", "objectives", "families", "runs", "reason",
 ]  # fmt: skip
 _CLUSTER = {f.name for f in fields(ClusterSettings)}
 
@@ -104,9 +104,9 @@ def _compared(part: Panel, index: int) -> list[dict[str, Any]]:
         value = d.mean if isinstance(d, Difference) else d.value
         rows[v] |= {"against": rows[order[0]]["strategy"], "difference": value, "low": d.low, "high": d.high,
                     "p": d.p, "reason": d.reason, "found": d}  # fmt: skip
-    corrected = tukey([rows[v]["p"] for v in order[1:]], len(whole))
+    corrected = not_the_best([rows[v]["p"] for v in order[1:]], len(whole))
     for v, p in zip(order[1:], corrected, strict=True):
-        rows[v]["p_tukey"] = p
+        rows[v]["p_best"] = p
     return [rows[v] for v in [*order, *(v for v in labels if v not in whole)]]
 
 
@@ -156,7 +156,7 @@ def _place(rows: list[dict[str, Any]], p: float) -> None:
     sure = all(answer(r["found"], EQUAL, p) == WORSE for r in rivals)
     rows[0] |= {"place": LEADS if sure else FIRST, "p_lead": p}
     for r in rivals:
-        behind = answer(r.pop("found"), EQUAL, r["p_tukey"]) == WORSE
+        behind = answer(r.pop("found"), EQUAL, r["p_best"]) == WORSE
         r["place"] = BEHIND if sure or behind else FIRST
     # Where nobody leads, the next is not behind either: the tests differ in what they are corrected for.
     if not sure and all(r["place"] == BEHIND for r in rivals):

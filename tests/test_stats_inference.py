@@ -127,6 +127,27 @@ def test_many_equal_strategies_are_rarely_declared_worse_than_the_one_that_leads
     assert declared / 120 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 120)  # Holm over the 7 others: 12 %
 
 
+def test_the_best_is_found_by_dunnetts_critical_values():
+    # Dunnett 1955, table 1a: one-sided, 5 %, infinitely many degrees of freedom, p treatments and a control.
+    for others, critical in ((1, 1.64), (2, 1.92), (3, 2.06), (6, 2.29), (9, 2.42)):
+        p = 2 * scipy_stats.norm.sf(critical)  # of the pair, two-sided
+        assert inference.not_the_best(p, others + 1) == pytest.approx(0.05, abs=0.001)
+    found = inference.not_the_best([1e-9, 0.2, np.nan], 7)
+    assert found[0] < 1e-7 and 0.1 < found[1] < 0.5 and np.isnan(found[2])
+
+
+def test_the_true_best_is_called_so_in_all_but_5_percent():
+    """The first of 8 is best by nothing, by a little, by much; 4 sigma over 1,000 each."""
+    rng = np.random.default_rng(5)
+    for ahead in (0.0, 0.1, 1.0):
+        x = rng.normal(size=(1000, 8)) - ahead * (np.arange(8) == 0)  # means with standard error 1
+        away = (x[:, 0] - x.min(1)) / np.sqrt(2)
+        missed = (inference.not_the_best(2 * scipy_stats.norm.sf(away), 8) <= 0.05) & (away > 0)
+        assert missed.mean() < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 1000)
+        if ahead == 0:  # and not much rarer than that where all are the same
+            assert missed.mean() > 0.02
+
+
 def test_what_never_varied_has_no_interval_of_no_width():
     seeds = np.arange(8)
     varied = np.random.default_rng(0).random(8)

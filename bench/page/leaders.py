@@ -17,8 +17,9 @@ RULE = (
     "By the mean gap left, 0 where it is the best constant configuration's and 1 where it is no better than "
     "the median random one's; over families of objectives, or the runs of a single one. Who leads beats each "
     f"other at the 5 % level, corrected for the number of cells in this table, by the stated distance from "
-    f"the next (95 % interval). Else there is {NONE}, and those follow, best first, whom the first does not "
-    "surely beat: that may be for want of families, and does not make them equal. A budget counts trainings, "
+    f"the next (95 % interval). Else there is {NONE}, and those follow, best first, who may be the best: a "
+    "set that holds it with 95 % (Hsu 1984). It may be large for want of families, which does not make them "
+    "equal. A budget counts trainings, "
     "however many workers share them."
 )
 CURVES = (
