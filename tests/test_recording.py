@@ -194,8 +194,10 @@ def test_the_page_of_the_shipped_recordings_shows_their_csv():
         name, said = path.parent.name, dict(json.loads(path.read_text())["said"])
         for what in ("ranks", "forks", "best", "strategies"):
             assert said[what] in page, (name, what)
-        optimum = json.loads((root / "surrogates" / "reference" / f"{name}_fitted.json").read_text())
-        assert f" {optimum['optimum_static']:.3g} |" in page
+        references = "bench/tasks/reference", "surrogates/reference"
+        files = (root / references[0] / f"{name}.json", root / references[1] / f"{name}_fitted.json")
+        optima = [json.loads(file.read_text())["optimum_static"] for file in files]
+        assert f"| {name} | {optima[0]:.3g} | {optima[1]:.3g} |" in page
 
 
 @pytest.mark.parametrize(
