@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
+MOST_EQUAL = 1000  # draws that equal tails are computed for
+
 
 class Band(NamedTuple):
     """k f64[g], trials · middle f64[g], the median of the best of k draws, estimated · low, high f64[g]: at
@@ -29,26 +31,27 @@ class Band(NamedTuple):
 
 def staying_within(low: np.ndarray, high: np.ndarray) -> float:
     """Probability that the order statistics of n uniform draws satisfy low[i] <= U_(i) <= high[i] for all i
-    (both ascending f64[n]). O(n^2) for each of 2n bounds."""
+    (both ascending f64[n])."""
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
     n = len(low)
     times = np.unique(np.concatenate([low, high, [1.0]]))
-    # A Poisson process of rate n: how many points lie below t.
-    state = np.zeros(n + 1)
-    state[0] = 1.0
-    now = 0.0
-    for t in times:
-        if t > now:
-            step = np.exp(-n * (t - now) + special.xlogy(np.arange(n + 1), n * (t - now))
-                          - special.gammaln(np.arange(n + 1) + 1))  # fmt: skip
-            state = np.convolve(state, step)[: n + 1]
-            now = t
-        # At least as many points up to t as have an upper bound at t or before, at most as have a lower one.
-        least, most = np.searchsorted(high, t, side="right"), np.searchsorted(low, t, side="left")
-        state[:least] = 0.0
-        state[most + 1 :] = 0.0
+    # At least as many points up to t as have an upper bound at t or before, at most as have a lower one.
+    least = np.searchsorted(high, times, side="right")
+    most = np.searchsorted(low, times, side="left")
+    # A Poisson process of rate n: the probability of each number of points below t that is allowed, which
+    # are few of the n + 1.
+    count = np.arange(n + 1)
+    factorial = special.gammaln(count + 1)
+    state, first, now = np.ones(1), 0, 0.0
+    for t, fewest, largest in zip(times, least, most, strict=True):
+        if fewest > largest:
+            return 0.0
+        mean, new = n * (t - now), count[: largest - first + 1]
+        step = np.exp(special.xlogy(new, mean) - mean - factorial[: len(new)])
+        state = np.convolve(state, step)[max(fewest - first, 0) : largest - first + 1]
+        first, now = max(fewest, first), t
     whole = np.exp(-n + n * np.log(n) - special.gammaln(n + 1))
-    return float(min(state[n] / whole, 1.0))
+    return float(min(state[n - first] / whole, 1.0))
 
 
 @lru_cache(maxsize=32)
@@ -62,8 +65,8 @@ def ranks_band(n: int, level: float = 0.95, kind: str = "equal tails") -> tuple[
         return np.maximum(i / n - d, 0.0), np.minimum((i - 1) / n + d, 1.0)
     if kind != "equal tails":
         raise ValueError(f"kind must be equal tails or constant width, got {kind!r}")
-    if n > 1000:
-        raise ValueError(f"equal tails are computed for at most 1,000 draws, got {n}; take constant width")
+    if n > MOST_EQUAL:
+        raise ValueError(f"equal tails are for at most {MOST_EQUAL:,} draws, got {n}; take constant width")
 
     def bounds(tail):
         return special.betaincinv(i, n + 1 - i, tail), special.betaincinv(i, n + 1 - i, 1 - tail)

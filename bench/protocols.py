@@ -79,6 +79,7 @@ class Strategy(Protocol):
     line what a budget means, or a method `describe() -> str` does. Optional `lanes: int`, how many seeds at
     most share one program (default 64): more where no bit of a lane depends on how many there are, as it
     does in linear algebra. Optional `light: bool` (default True): its programs are compiled in a hurry.
+    Optional `draws: range`: trials whose configurations are independent draws of one law, whatever is told.
     """
 
     cube: Cube

@@ -11,13 +11,14 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.space import Choice, Float, Int, Space
 from nearopt.forms import FINISHED
 from nearopt.study_result import (
+    draws_of,
     gain_in_words,
     inside,
     number,
@@ -27,10 +28,13 @@ from nearopt.study_result import (
     trials_of,
 )
 
+if TYPE_CHECKING:  # it needs scipy, which a page of few trials can do without
+    from bench.bands import Band
+
 INK, FAINT, RULE, BEST = "#222222", "#777777", "#e2e2e2", "#d55e00"
 SHADES = ("#08306b", "#2171b5", "#6baed6", "#b5cfe3", "#d9d9d9")  # from the best fifth of trials to the worst
 WIDTH = 940
-FEWEST = 8  # trials from which on importance says anything
+FEWEST = 8  # trials from which on importance says anything, and random draws bound anything
 SHOWN = 300  # trials drawn at most in the busiest figures: the best of them
 
 
@@ -290,6 +294,68 @@ def bars(shares: dict[str, float]) -> str:
     return _svg(WIDTH, 12 + 24 * len(shares), parts, "importance")
 
 
+def _bounded(band: Band) -> int:
+    """The largest k whose band has a better end: it falls with k, in the end below all bounds."""
+    return int((band.low > -np.inf).sum())
+
+
+def random_trials(data: Data, band: Band) -> str:
+    """The median of the best of k random trials, and its band."""
+    from_k, to_k = 62.0, WIDTH - 14.0
+    y, n = data.scale(190, 24), len(band.k)
+    round_ones = [k * 10**p for p in range(len(str(n))) for k in (1, 2, 5)]
+    ticks = [*(k for k in round_ones if k < 0.8 * n), n]
+    x = Scale(0.0, math.log(n), from_k, to_k)
+    parts = _frame(
+        x, y, "random trials k", f"best {data.word} of k", [(x(math.log(k)), str(k)) for k in ticks]
+    )
+    places = [x(math.log(k)) for k in band.k]
+    ends = [
+        list(zip(places, (y(data.sign * v) for v in values), strict=True))
+        for values in (band.low, band.middle, band.high)
+    ]
+    low, middle, high = ends
+    outline = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in [*high, *reversed(low)]) + "Z"
+    parts.append(f'<path d="{outline}" fill="{SHADES[2]}" opacity="0.35"/>')
+    bounded = _bounded(band)
+    if 0 < bounded < n:
+        at = places[bounded - 1]
+        parts.append(_line(at, y.first, at, y.last, FAINT))
+        clear = y.last + 12 if data.sign > 0 else y.first - 6  # the worse side
+        parts.append(_text(at + 6, clear, "no better end from here on"))
+    parts.append(_path(middle, SHADES[0], 2))
+    return _svg(WIDTH, 234, parts, "what random trials bring")
+
+
+def random_in_words(data: Data, band: Band) -> str:
+    """What the band says, and nothing that it does not."""
+
+    def value(loss: float) -> str:
+        return number(float(data.sign * loss)) if math.isfinite(loss) else f"no {data.word}"
+
+    n, bounded = len(band.k), _bounded(band)
+    words = [
+        f"The best of {n} random trials has a {data.word} of about {value(band.middle[-1])} in the median, "
+        f"at worst {value(band.high[-1])}."
+    ]
+    if bounded >= 2:
+        k = bounded // 2
+        ends = sorted((band.low[k - 1], band.high[k - 1]), key=lambda v: data.sign * v)
+        words.append(
+            f"{2 * k} trials instead of {k} bring it from between {value(ends[0])} and {value(ends[1])} to "
+            f"at best {value(band.low[2 * k - 1])}."
+        )
+    if bounded < n:
+        words.append(
+            f"Beyond {bounded} trial{'s' * (bounded != 1)} the band has no better end: {n} draws do not "
+            "exclude that more trials find something much better."
+        )
+    words.append(
+        f"Whatever the law, {n} further ones beat the best of the first {n} in at most one study of two."
+    )
+    return " ".join(words)
+
+
 # The page -----------------------------------------------------------------------------------------------
 
 STYLE = """
@@ -368,6 +434,21 @@ def render(name: str, lines: list[dict[str, Any]], space: Space, test: str | Non
                 "random forest); what is left to 100 % is of several axes together."
             )
             parts.append(_section("Importance", text, bars(shares)))
+        losses = draws_of(lines)
+        if len(losses) >= FEWEST and np.isfinite(losses).any():
+            from bench.bands import MOST_EQUAL, tuning_curve
+
+            kind = "equal tails" if len(losses) <= MOST_EQUAL else "constant width"
+            band = tuning_curve(losses, np.arange(1, len(losses) + 1), kind=kind)
+            clock = "" if session["hours"] is None else " (roughly: the clock decided how many there are)"
+            text = (
+                "The best of k random configurations, in the median; in 95 % of studies the band holds for "
+                f"all k at once{clock}. From the {len(losses)} trials that were drawn at random and trained "
+                f"in full, by the {data.word} of that one training; one without counts as the worst. The "
+                f"default and trials chosen by a model are not among them."
+            )
+            body = f"<p>{html.escape(random_in_words(data, band))}</p>\n{random_trials(data, band)}"
+            parts.append(_section("What random trials bring", text, body))
         parts.append(_section("Best trials", "", _table(data.order[:10], space, data.word)))
     done = [x for x in lines if x["kind"] == "trial"]
     body = _table(done, space, data.word) if done else ""

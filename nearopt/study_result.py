@@ -5,6 +5,7 @@ All from the lines of the log (`study_log`) and the space as it is now; trials o
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -95,6 +96,30 @@ def ranking(lines: list[Line], space: Space) -> list[Line]:
             seen |= {line["trial"], config}
             found.append(line)
     return found
+
+
+def draws_of(lines: list[Line]) -> np.ndarray:
+    """Losses f64[n], lower is better, infinite without one, of full trainings of independent random
+    configurations of one law: the last that the study drew from, if its space, function and data are as in
+    the last call of tune.
+
+    Of each plan they are the first so many: behind one that still runs, those that are there already would
+    be chosen by how long they take."""
+    sessions = {x["session"]: x for x in lines if x["kind"] == "session"}
+    last, fixed = sessions[max(sessions)], ("space", "max_epoch", "folds", "code", "data")
+    same = {i for i, x in sessions.items() if all(x[k] == last[k] for k in fixed)}
+    # Of a plan's identity are the space, the strategy with its settings and the finder's rate.
+    identity = {x["segment"]: x["identity"] for x in lines if x["kind"] == "plan"}
+    # Logs of earlier versions do not say which trials were drawn.
+    drawn = [x for x in lines if x["kind"] == "trial" and x.get("draw") is not None]
+    drawn = [x for x in drawn if x["start"] == 0 and x["whole"]]
+    found = []
+    for segment in identity:
+        mine = {x["draw"]: x for x in drawn if x["segment"] == segment}
+        if mine and identity[segment] == identity[drawn[-1]["segment"]]:
+            first = itertools.takewhile(mine.__contains__, itertools.count())
+            found += [mine[k] for k in first if mine[k]["session"] in same]
+    return _values(found, _sign(lines))
 
 
 def schedule(lines: list[Line], line: Line, space: Space) -> list[tuple[Mapping[str, Any], int, int]]:

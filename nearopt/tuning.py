@@ -530,7 +530,8 @@ class Tuning:
         """Logs a result, shows it, and stops the study where the function raises too often."""
         if outcome.status == RAISED:
             self._raised(outcome, job)
-        known = {"segment": None, "job": None, "slot": None, "parent": None, "repeat": None} | job
+        known = {"segment": None, "job": None, "slot": None, "parent": None, "repeat": None, "draw": None}
+        known |= job
         line = self.log.append(
             "trial", session=self.session, **known, whole=job["until"] == self.max_epoch,
             status=outcome.status, value=outcome.value, seconds=outcome.seconds, curve=outcome.curve,
@@ -742,8 +743,10 @@ class Work:
         parent = self.parent[job.job]
         folder = self.folders.pop(job.job)
         kept = folder if outcome.status not in LOST else None
+        draws = getattr(self.run.strategy, "draws", range(0))
         line = study.note(
             outcome, stage="search", segment=self.segment, job=job.job, slot=job.trial,
+            draw=draws.index(job.trial) if job.trial in draws else None,
             trial=self.trial[job.trial], source=job.source, parent=None if parent is None else parent[0],
             start=job.start, until=job.until, config=study.space.decode(job.x), x=job.x,
             trainings=study.trainings(job.start, job.until), seed=self.run.trial_seed(job.trial),

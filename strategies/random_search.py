@@ -68,6 +68,11 @@ class RandomSearch:
     def num_trials(self) -> int:
         return design.trainings(self.budget)
 
+    @property
+    def draws(self) -> range:
+        """A Sobol sequence's points are spread out, not independent."""
+        return range(self.num_trials if self.design == "uniform" else 0)
+
     def init(self, key: jax.Array) -> design.Design:
         """Draws the whole design, f32[num_trials, d]."""
         if self.design == "uniform":

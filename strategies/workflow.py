@@ -106,6 +106,11 @@ class Workflow:
         return self._trials + self.prior_trials
 
     @property
+    def draws(self) -> range:
+        """The random stage; a finder narrows it before the first of them."""
+        return range(max(self.prior_trials, int(self.default)), min(self._designed, self.num_trials))
+
+    @property
     def anytime(self) -> bool:
         """Only stages of given length do not depend on the budget."""
         return self.random is not None
