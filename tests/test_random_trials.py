@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_random_trials_of_a_study(tmp_path, maximize):
     def f(config):
         return math.nan if config["a"] > 0.9 else (-1 if maximize else 1) * loss(config)
 
-    rest = dict(strategy="random", confirm=None, maximize=maximize, name="s", folder=tmp_path)
+    rest: dict[str, Any] = dict(strategy="random", confirm=None, maximize=maximize, name="s", folder=tmp_path)
     rest |= dict(quiet=True, seed=1)
     study = nearopt.tune(f, SPACE, trials=12, **rest)
     search = study.trials[study.trials["stage"] == "search"]
@@ -118,11 +119,11 @@ def test_draws_are_those_whatever_is_told(factory, budget, drawn):
 
 
 def test_draws_by_settings():
-    made = dict(cube=SPACE.cube(), max_epoch=1, budget=12)
+    made: dict[str, Any] = dict(cube=SPACE.cube(), max_epoch=1, budget=12)
     assert len(RandomSearch(design="sobol", **made).draws) == 0
     told = Workflow(random=8, prior_trials=3, **made)  # 3 of the 9 of the default and the random stage
     assert told.draws == range(3, 9)
-    assert Workflow(random=8, **made | {"budget": 4}).draws == range(1, 4)
+    assert Workflow(random=8, **dict(made, budget=4)).draws == range(1, 4)
     assert not len(Workflow(random=2, prior_trials=5, **made).draws)
 
 
@@ -166,7 +167,9 @@ def test_what_is_not_bounded_is_said(n):
     losses = np.arange(1.0, n + 1)
     band = tuning_curve(losses, np.arange(1, n + 1))
     page = study_page.render("s", a_log(losses), SPACE)
-    beyond = int(re.search(r"Beyond (\d+) trials? the band has no better end", page).group(1))
+    found = re.search(r"Beyond (\d+) trials? the band has no better end", page)
+    assert found
+    beyond = int(found[1])
     # No band of this level bounds more: all of n draws are worse than the median of the best of k with this
     # probability.
     assert np.isneginf(band.low[beyond:]).all() and np.isfinite(band.low[:beyond]).all()
