@@ -322,7 +322,7 @@ def random_trials(data: Data, band: Band) -> str:
         at = places[bounded - 1]
         parts.append(_line(at, y.first, at, y.last, FAINT))
         clear = y.last + 12 if data.sign > 0 else y.first - 6  # the worse side
-        parts.append(_text(at + 6, clear, "no better end from here on"))
+        parts.append(_text(at + 6, clear, f"no better end beyond {bounded}"))
     parts.append(_path(middle, SHADES[0], 2))
     return _svg(WIDTH, 234, parts, "what random trials bring")
 
