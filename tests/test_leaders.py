@@ -180,3 +180,11 @@ def test_the_readmes_table_is_the_shipped_one():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shipped = pd.read_csv(ROOT / "results" / "reference" / "leaders" / "leaders.csv")
     assert f"<!-- nearopt leaders -->\n{shown.table(shipped)}<!-- end -->" in readme
+
+
+def test_a_cell_names_some_of_many():
+    row = {"place": leaders.FIRST, "reason": "", "difference": 0.1}
+    rows = [row | {"strategy": f"s{i}"} for i in range(11)]
+    assert shown.said(rows) == (shown.NONE, [f"s{i}" for i in range(8)], "and 3 more, all that are compared")
+    rows[10]["place"] = leaders.BEHIND
+    assert shown.said(rows)[2] == "and 2 more"

@@ -13,6 +13,7 @@ from bench.leaders import FIRST, INFORMATIVE, LEADS, LEFT_OUT, UNKNOWN, WITH, WI
 from bench.page.words import RELATIVE, chip, escape, listed, number, plural, prose
 
 NONE = "no difference"
+MOST = 8  # names in a cell
 RULE = (
     "By the mean gap left, 0 where it is the best constant configuration's and 1 where it is no better than "
     "the median random one's; over families of objectives, or the runs of a single one. Who leads beats each "
@@ -46,7 +47,10 @@ def said(rows: list[dict[str, Any]]) -> tuple[str, list[str], str]:
         by = number(rivals[0]["difference"], 2)
         return LEADS, [compared[0]["strategy"]], f"{by} ({_ends(rivals[0])})"
     first = [r["strategy"] for r in compared if r["place"] == FIRST]
-    return NONE, first, "" if len(first) < len(compared) else "all that are compared"
+    more = ["all that are compared"] if len(first) == len(compared) else []
+    if len(first) > MOST:
+        more.insert(0, f"and {len(first) - MOST} more")
+    return NONE, first[:MOST], ", ".join(more)
 
 
 def _ends(row: dict[str, Any]) -> str:
