@@ -33,7 +33,8 @@ reference: $(INSTALLED)
 	mkdir -p results/reference/describe; \
 	cp results/describe/suite/describe.csv results/reference/describe/suite.csv; \
 	$(BIN)/nearopt run experiment=leaders; \
-	for name in first speed growth evaluations dials suite pbt_vs_schedules leaders; do \
+	$(BIN)/nearopt run experiment=training; \
+	for name in first speed growth evaluations dials suite pbt_vs_schedules leaders training; do \
 	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
 	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html --exclude='*.clock.svg' --exclude='*.run.svg' --exclude='*.pdf' -cf - . \
 	    | tar -C results/reference/$$name -xf -; \

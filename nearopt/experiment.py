@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from bench import store
 from nearopt import __version__, catalogue
 from nearopt.catalogue import ROOT, Entry, UserError, nearest
+from nearopt.processes import pool
 
 
 @dataclass(frozen=True)
@@ -450,6 +448,11 @@ def _run_objective(group: list[Cell], cache: str, say: Say) -> None:
         say(("done", "", f"{cell.objective.label}: no reference: {error}", [], False))
 
 
+def cores() -> int:
+    """Processes at a time unless it is said: more than four would want much memory."""
+    return min(os.cpu_count() or 1, 4)
+
+
 def _use_cache(folder: str) -> None:
     """Compiled programs are kept on disk: a second run does not compile again."""
     import jax
@@ -498,19 +501,9 @@ class _Progress:
 _put: Any = None  # in a worker process: what its messages go through
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed cannot end its workers, which would go on writing into its results."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _start_process(put: Say) -> None:
     global _put
     _put = put
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _process(group: list[Cell], cache: str) -> None:
@@ -521,30 +514,23 @@ def _run_parallel(groups: list[list[Cell]], processes: int, say: Say) -> None:
     """Objectives in processes of their own; what they say is said here."""
     # One thread each: several compiled programs on a few cores would only get in each other's way.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-    context = get_context("spawn")
-    messages: Any = context.Queue()
-    pool = ProcessPoolExecutor(processes, context, _start_process, (messages.put,))
+    messages: Any = get_context("spawn").Queue()
     try:
-        left = {pool.submit(_process, group, cache_folder()) for group in groups}
-        while left or not messages.empty():
-            try:
-                say(messages.get(timeout=0.1))
-            except queue.Empty:
-                ended = {future for future in left if future.done()}
-                for future in ended:
-                    future.result()
-                left -= ended
+        with pool(processes, _start_process, messages.put) as workers:
+            left = {workers.submit(_process, group, cache_folder()) for group in groups}
+            while left or not messages.empty():
+                try:
+                    say(messages.get(timeout=0.1))
+                except queue.Empty:
+                    ended = {future for future in left if future.done()}
+                    for future in ended:
+                        future.result()
+                    left -= ended
     except BrokenProcessPool:
         raise UserError(
             "a process was killed, perhaps for want of memory; finished cells are kept: "
             "the same command with processes=1 completes the rest"
         ) from None
-    except BaseException:
-        for worker in list((pool._processes or {}).values()):
-            worker.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
 
 
 def run(experiment: Experiment) -> bool:
@@ -558,7 +544,7 @@ def run(experiment: Experiment) -> bool:
         groups.setdefault(cell.objective.label, []).append(cell)
     # The longest first, so that no process is left with it at the end: real training, then long curves.
     order = sorted(groups.values(), key=lambda g: -_weight(g[0]))
-    processes = experiment.processes or min(os.cpu_count() or 1, 4)
+    processes = experiment.processes or cores()
     processes = 1 if experiment.debug else min(processes, len(order))
     progress = _Progress(len(todo))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from nearopt.claims.claim import Claim, Part
 from nearopt.claims.measures import MEASURES, Effect, Missing, over_seeds
 from nearopt.claims.sources import Sources, kind_of
 from nearopt.claims.verdict import COLUMNS, Judged, judge, together
+from nearopt.processes import pool
 
 
 class Figure(NamedTuple):
@@ -73,6 +75,40 @@ def effect(
         return _call(sources, claim, measure, text, settings, log)
     except Missing as error:
         return Effect(np.nan, np.nan, np.nan, 0, str(error))
+
+
+def ahead(sources: Sources, claims: list[Claim], processes: int) -> None:
+    """Finds what needs no runs, of all claims, in several processes: random configurations are trained and
+    measured, and kept where `measure` looks. A family is one process's, so that nothing is trained twice."""
+    asked: dict[str, list[tuple]] = {}
+    for claim in claims:
+        given = [
+            (part.measure, text, part.settings, part.rule.scale == "log")
+            for part in claim.parts
+            for text in part.objectives
+        ]
+        for figure in claim.published:
+            settings = dict(figure.get("ours", {}))
+            if settings:
+                given.append((settings.pop("measure"), settings.pop("objective"), settings, False))
+        for measure, text, settings, log in given:
+            if MEASURES[measure].looks != "runs":
+                asked.setdefault(family(text), []).append((claim, measure, text, settings, log))
+    if processes < 2 or len(asked) < 2:
+        return  # as well found where they are asked for
+    first = sorted(asked.values(), key=len, reverse=True)
+    with pool(min(processes, len(first))) as workers:
+        for done in [workers.submit(_find, sources.folder, sources.places, tasks) for tasks in first]:
+            done.result()
+
+
+def _find(folder: Path, places: dict[str, str], tasks: list[tuple]) -> None:
+    from nearopt.experiment import _use_cache, cache_folder
+
+    _use_cache(cache_folder())
+    sources = Sources(folder, places)
+    for task in tasks:
+        effect(sources, *task)
 
 
 def measure(sources: Sources, claim: Claim) -> Measured:

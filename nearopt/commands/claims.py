@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     from nearopt.claims import claim, measuring, page
     from nearopt.claims.sources import Sources
-    from nearopt.experiment import _use_cache, cache_folder
+    from nearopt.experiment import _use_cache, cache_folder, cores
 
     claims = [claim.read(name) for name in wanted or claim.names()]
     if "objective" in given:
@@ -75,6 +75,8 @@ def main(words: list[str]) -> int:
     places = {k: v for k, v in given.items() if k not in ("name", "objective")}
     sources, clock = Sources(folder, places), time.perf_counter()
     _use_cache(cache_folder())
+    print("training random configurations, and measuring them", flush=True)
+    measuring.ahead(sources, claims, cores())
     measured = []
     for one in claims:
         sources.run(one)

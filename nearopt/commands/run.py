@@ -15,7 +15,6 @@ block, the report opens with the verdict.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from nearopt import experiment
@@ -47,7 +46,7 @@ def main(words: list[str]) -> int:
     from bench.report import build
     from nearopt.results import early_ranks
 
-    path = build(wanted.folder, min(os.cpu_count() or 1, 4), ranks=early_ranks())
+    path = build(wanted.folder, experiment.cores(), ranks=early_ranks())
     verdict = front.first(wanted.folder)
     if verdict:
         print(f"\nclaim:  {verdict}")

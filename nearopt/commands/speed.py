@@ -33,15 +33,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from nearopt import catalogue
 from nearopt.catalogue import Entry, UserError, nearest
+from nearopt.processes import pool
 
 HELP = "time the suite against peers that are installed"
 USAGE = "[key=value ...]"
@@ -668,15 +667,8 @@ def measuring(cores: int = 1) -> Iterator[Callable[..., Any]]:
     # Read by libraries when the measuring process imports them.
     many = {name: "" if name == "XLA_FLAGS" else str(cores) for name in THREADS}
     os.environ.update(THREADS if cores == 1 else many)
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _bind, (cores,))
-    try:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result()
-    except BaseException:
-        for worker in list((pool._processes or {}).values()):
-            worker.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+    with pool(1, _bind, cores) as made:
+        yield lambda function, *arguments: made.submit(function, *arguments).result()
 
 
 def _race(races: list[Race], settings: dict[str, Any], folder: Path) -> Path:
