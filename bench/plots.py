@@ -340,10 +340,11 @@ def headline_figure(table: Any) -> str:
     labels = sorted(table["label"].unique(), key=rank)
     step = 0.8 / max(len(labels), 1)
     height = max(1.7, 0.32 + len(objectives) * max(0.11 * len(labels) + 0.12, 0.4))
-    figure, (ax,) = _figure(9.4, height + 1.25, 1)
-    figure.subplots_adjust(
-        left=0.2, right=0.97, top=1 - 0.62 / (height + 1.25), bottom=0.63 / (height + 1.25)
-    )
+    columns = min(len(labels) + 2, 5 if len(labels) > 6 else 8)
+    head, foot = max(0.62, 0.2 + 0.19 * -(-(len(labels) + 2) // columns)), 0.63  # inches: legend, axis
+    whole = height + head + foot
+    figure, (ax,) = _figure(9.4, whole, 1)
+    figure.subplots_adjust(left=0.2, right=0.97, top=1 - head / whole, bottom=foot / whole)
     limit = float(table["limit"].max())
     edge = limit * 1.5
     for i, objective in enumerate(objectives):
@@ -424,7 +425,7 @@ def headline_figure(table: Any) -> str:
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(0.01, 1.0),
-        ncols=min(len(handles), 5 if len(handles) > 8 else 8),
+        ncols=columns,
         frameon=False,
         fontsize=9,
         handlelength=1.8,
