@@ -231,7 +231,7 @@ def test_ctrl_c_keeps_what_is_finished(folder):
         lines.append(process.stdout.readline())
         assert lines[-1], process.stderr
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in errors
     assert "interrupted; finished cells are kept" in errors and "completes the rest" in errors
     assert blocks(folder, "a") and not blocks(folder, "a", "slow")

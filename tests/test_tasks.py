@@ -514,7 +514,7 @@ def test_what_is_valued_was_chosen_on_other_seeds(monkeypatch):
     """Where all are worth the same, neither the optimum nor random's best looks better.
 
     Of 64 with one seed each, the best is expected 2.4 sd low on that seed (.4 from draw to draw), on another
-    by its prefixes' lowest mean some .8; five draws."""
+    by its prefixes' lowest mean some .8; three draws."""
     sizes = {
         "random": 64,
         "better": 64,
@@ -525,10 +525,10 @@ def test_what_is_valued_was_chosen_on_other_seeds(monkeypatch):
         "children": 16,
     }
     lowest, optimum = [], []
-    for root in range(5):
+    for root in range(3):
         monkeypatch.setattr(search, "ROOT_SEED", root)
         table = search.make_table(Lucky(), {}, **sizes, finalists=16, final_repeats=2)
         lowest.append(table["quantiles"][0])
         optimum.append(table["optimum_static"])
     assert np.mean(lowest) > 0.5 - 1.6 * 0.1
-    assert np.mean(optimum) == pytest.approx(0.5, abs=3 * 0.1 / math.sqrt(5))
+    assert np.mean(optimum) == pytest.approx(0.5, abs=3 * 0.1 / math.sqrt(3))
