@@ -309,10 +309,10 @@ def _dunnett_table(k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def not_the_best(p, k: int) -> np.ndarray:
     """p values that a strategy which looks worse than the leader is not the best of k: corrected so that the
-    true best is called so with probability `level` at most, whoever it is (Hsu 1984, multiple comparisons
-    with the best, with Dunnett's 1955 critical values, by way of the normal deviate of the two-sided p of
-    its pair with the leader). Those above the level are a confidence set for the best, smaller than the set
-    that `tukey` leaves, which asks that no two equal ones be told apart. nan stays."""
+    true best, whoever it is, falls below a level with that probability at most. Hsu 1984, multiple
+    comparisons with the best, with Dunnett's critical values (1955), by way of the normal deviate of the
+    two-sided p of its pair with the leader. Those above the level are a confidence set for the best, smaller
+    than the set that `tukey` leaves, which asks that no two equal ones be told apart. nan stays."""
     p = np.asarray(p, np.float64)
     z, tail = _dunnett_table(max(k, 2))
     corrected = np.exp(np.interp(special.ndtri(1 - np.clip(p, 1e-15, 1) / 2), z, tail))

@@ -65,8 +65,9 @@ def curves_table(panel: Panel, ranks: Mapping[str, float]) -> pd.DataFrame:
 def leaders_table(panel: Panel, described: pd.DataFrame, budgets: Sequence[float]) -> pd.DataFrame:
     """COLUMNS, a row for each cell of the table (curves, cluster, budget) and strategy. gap_left with its
     interval is absolute, over the objectives that the strategy has; all that follows is relative: `against`,
-    the one with the smallest mean, difference (positive: behind it) with its interval; p_lead: of the first,
-    against all others, corrected for the number of cells. `described`: `curves_table`."""
+    the one with the smallest mean, difference (positive: behind it) with its interval; p_best: that it is not
+    the best of its cell (`not_the_best`); p_lead: of the first, against all others, corrected for the number
+    of cells. `described`: `curves_table`."""
     kinds = dict(zip(described["objective"], described["curves"], strict=True))
     groups = {c: [o for o in panel.objectives if kinds[o] == c] for c in (WITH, WITHOUT, UNKNOWN)}
     clusters: dict[str, list[str]] = {}

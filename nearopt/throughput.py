@@ -15,12 +15,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import numpy as np
 from nearopt import catalogue
 from nearopt.catalogue import Entry, UserError, nearest
 from nearopt.commands import speed
+from nearopt.processes import pool
 
 KEYS = ("train", "cores", "lanes", "seconds", "name")
 OURS, JAX, TORCH, BARE = "nearopt", "JAX, one at a time", "PyTorch", "PyTorch, bare"
@@ -325,10 +325,7 @@ def processes(count: int, cores: int) -> Iterator[list[Callable[..., Any]]]:
     threads = {name: "" if name == "XLA_FLAGS" else str(cores) for name in speed.THREADS}
     os.environ.update(speed.THREADS if cores == 1 else threads)
     with ExitStack() as stack:
-        pools = [
-            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _bind, (i * cores, cores)))
-            for i in range(count)
-        ]
+        pools = [stack.enter_context(pool(1, _bind, i * cores, cores)) for i in range(count)]
         yield [lambda f, *a, pool=pool: pool.submit(f, *a).result() for pool in pools]
 
 

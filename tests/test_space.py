@@ -115,13 +115,13 @@ def test_the_start_design_is_shared_uniform_and_does_not_depend_on_its_length():
         (lambda: Float(0.0, math.inf), "bounds must be finite"),
         (lambda: Float(0.0, 1.0, default=2.0), "default must lie in"),
         (lambda: Float(0.0, 1.0, role="speed"), "role must be one of"),
-        (lambda: Int(1, 5, default=2.5), "default must be an integer"),  # type: ignore[arg-type]
-        (lambda: Int(1, 2.5), "bounds must be integers"),  # type: ignore[arg-type]
+        (lambda: Int(1, 5, default=2.5), "default must be an integer"),
+        (lambda: Int(1, 2.5), "bounds must be integers"),
         (lambda: Choice(("a",)), "at least two values"),
         (lambda: Choice(("a", "a")), "values must differ"),
         (lambda: Choice(("a", "b"), default="c"), "default must be one of"),
         (lambda: Space({}), "at least one axis"),
-        (lambda: Space({"rate": 3}), "axis 'rate' must be Float, Int or Choice"),  # type: ignore[dict-item]
+        (lambda: Space({"rate": 3}), "axis 'rate' must be Float, Int or Choice"),
         (lambda: SPACE.encode({"rat": 1}), "no axis 'rat'"),
         (lambda: SPACE.encode({"layers": 9}), "axis 'layers': value must be an integer in"),
     ],

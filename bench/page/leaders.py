@@ -31,8 +31,9 @@ CURVES = (
 
 
 def _cells(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, float], list[dict[str, Any]]]]:
+    key: Any  # a column's values, which pandas types as anything hashable
     for key, part in frame.groupby(["curves", "cluster", "budget"], sort=False):
-        yield key, part.to_dict("records")  # type: ignore[misc]
+        yield key, part.to_dict("records")
 
 
 def said(rows: list[dict[str, Any]]) -> tuple[str, list[str], str]:
