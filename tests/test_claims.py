@@ -487,6 +487,29 @@ def test_a_claim_of_ones_own_from_file_to_page(tmp_path, monkeypatch, capsys):
     assert "REFUTED" in capsys.readouterr().out
 
 
+def test_what_needs_no_runs_is_found_ahead_in_processes(tmp_path, monkeypatch):
+    from nearopt.claims import claim, measuring
+    from nearopt.claims.sources import Sources
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "conf" / "experiment" / "claims" / "tiny.yaml"
+    path.parent.mkdir(parents=True)
+    text = TINY.replace("SIDE", "above").replace("[branin, taskset]", "[branin, levy]")
+    path.write_text(text.replace("objective: [branin]", "objective: [branin, levy]"))
+    one, kept = claim.read("tiny"), tmp_path / "kept"
+    measuring.ahead(Sources(kept), [one], 2)
+
+    def times():  # of what was measured, and of each block that was trained
+        there = [*kept.glob("measured/*"), *kept.glob("curves/*/curves/*")]
+        return {p: p.stat().st_mtime_ns for p in there}
+
+    found = times()
+    assert sum(p.parent.name == "measured" for p in found) == 2 < len(found)
+    rows = measuring.measure(Sources(kept), one).rows.set_index(["part", "family"])
+    assert np.isfinite(rows.loc["short", "effect"].to_numpy(float)).all()
+    assert times() == found  # nothing was trained or measured again
+
+
 @pytest.mark.slow
 def test_an_experiment_that_states_a_claim_has_its_verdict_first_in_its_report(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
