@@ -8,6 +8,7 @@ trainings (epochs charged / max_epoch), losses and regret are float64.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,6 +199,18 @@ def _read_blocks(folder: Path, warnings: list[str], root: Path) -> Trace | None:
     return trace
 
 
+def _read_traces(folder: Path, root: Path) -> tuple[dict[float, Trace], list[str]]:
+    """The traces of a cell by planned budget, and warnings."""
+    traces: dict[float, Trace] = {}
+    warnings: list[str] = []
+    for planned in folder.glob("*"):
+        budget = _budget(planned.name)
+        trace = None if budget is None else _read_blocks(planned, warnings, root)
+        if budget is not None and trace is not None:
+            traces[budget] = trace
+    return traces, warnings
+
+
 def _by_job(seed: np.ndarray, job: np.ndarray) -> np.ndarray | None:
     """The order of rows by seed, then job; None where they are so, as they are written."""
     apart = np.diff(seed)
@@ -224,17 +237,15 @@ def load_folder(path: str | Path) -> Results:
     stated = root / "experiment.json"
     experiment = _json(stated, warnings, root) if stated.exists() else {}
     cells, references = [], {}
-    for file in sorted(root.glob("*/*/cell.json")):
+    files = sorted(root.glob("*/*/cell.json"))
+    with ThreadPoolExecutor(2) as ahead:  # Arrow decodes without Python's lock
+        read = list(ahead.map(lambda file: _read_traces(file.parent / "trace", root), files))
+    for file, (traces, said) in zip(files, read, strict=True):
         info = _json(file, warnings, root)
         objective, label = file.parent.parent.name, file.parent.name
         if info is None:
             info = {"status": "failed", "error": "cell.json cannot be read"}
-        traces: dict[float, Trace] = {}
-        for folder in (file.parent / "trace").glob("*"):
-            budget = _budget(folder.name)
-            trace = None if budget is None else _read_blocks(folder, warnings, root)
-            if budget is not None and trace is not None:
-                traces[budget] = trace
+        warnings += said
         cells.append(Cell(objective, label, info, traces))
         if objective not in references:
             reference = file.parent.parent / "reference.parquet"
@@ -403,15 +414,17 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
     until = np.asarray(trace["until"])[order].astype(np.int64)
     spent = np.cumsum(matrix(charge, 0, np.int64), axis=1)
     if len(order) and np.asarray(trace["worker"])[order].max() > 0:
-        started = np.asarray(trace["started"])[order].astype(np.float64)
-        for i in range(len(seeds)):
-            mine = row == i
-            # Jobs need not start in the order of their numbers, where the strategy thinks or jobs are lost.
-            by_start = np.argsort(started[mine], kind="stable")
-            granted = np.concatenate([[0], np.cumsum(charge[mine][by_start])])
-            before = np.searchsorted(started[mine][by_start], np.sort(finished[mine]), side="left")
-            n = int(count[i])
-            spent[i, :n] = np.maximum(spent[i, :n], granted[before])
+        # Jobs need not start in the order of their numbers, where the strategy thinks or jobs are lost.
+        begun = np.asarray(trace["started"])[order].astype(np.float64)
+        by_start = np.lexsort((np.arange(len(order)), begun, row))
+        started = np.full((len(seeds), width), np.inf)
+        started[row, column] = begun[by_start]
+        granted = np.zeros((len(seeds), width + 1), np.int64)
+        granted[row, column + 1] = charge[by_start]
+        before = _earlier(started, matrix(finished, np.inf, np.float64))
+        granted = np.take_along_axis(np.cumsum(granted, axis=1), before, axis=1)
+        there = np.arange(width) < count[:, None]
+        spent = np.where(there, np.maximum(spent, granted), spent)
     recommended = np.full(len(seeds), np.nan)
     last = (matrix(finished, np.nan, np.float64) <= known_until[:, None]).sum(1) - 1
     said = matrix(np.asarray(trace["recommended_true_loss"])[order].astype(np.float64), np.nan, np.float64)
@@ -430,6 +443,16 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
         recommended=recommended,
         failed=np.bincount(row, weights=ended == "raised", minlength=len(seeds)) > 0,
     )
+
+
+def _earlier(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """How many of each row of `one` f64[runs, n] lie below each of the same row of `two` f64[runs, m], both
+    ascending: i64[runs, m]."""
+    # Merged, with those of `two` first where they are equal.
+    order = np.argsort(np.concatenate([two, one], axis=1), axis=1, kind="stable")
+    of_one = order >= two.shape[1]
+    below = np.cumsum(of_one, axis=1)
+    return below[~of_one].reshape(two.shape)
 
 
 def beginning(runs: Runs, trace: Trace, epochs: int) -> Runs | None:
@@ -604,13 +627,13 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
     return out, goals, warnings
 
 
-def planned_success(scored: Scored, which: int) -> np.ndarray:
-    """Whether the run of each seed planned for each budget ends within target `which` of TARGETS:
-    f64[seeds, budgets], nan where there is no such run."""
+def planned_success(scored: Scored) -> np.ndarray:
+    """Whether the run of each seed planned for each budget ends within each of TARGETS:
+    f64[targets, seeds, budgets], nan where there is no such run."""
     seeds = np.unique(np.concatenate([s.runs.seeds for s in scored.scores.values()]))
-    success = np.full((len(seeds), len(scored.scores)), np.nan)
+    success = np.full((len(TARGETS), len(seeds), len(scored.scores)), np.nan)
     for j, s in enumerate(scored.scores.values()):
-        success[np.searchsorted(seeds, s.runs.seeds), j] = np.isfinite(s.reached[which])
+        success[:, np.searchsorted(seeds, s.runs.seeds), j] = np.isfinite(s.reached)
     return success
 
 
@@ -632,8 +655,9 @@ def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFram
             continue
         budgets = np.array(list(item.scores))
         regret = {b: mean_interval(s.regret) for b, s in item.scores.items()}
+        success = planned_success(item)
         for which, name in enumerate(TARGETS):
-            needed = budget_needed(planned_success(item, which), budgets)
+            needed = budget_needed(success[which], budgets)
             for budget, s in item.scores.items():
                 time = s.reached[which]
                 event = np.isfinite(time)

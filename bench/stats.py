@@ -112,12 +112,30 @@ def survival_median(curve: Survival) -> tuple[float, float, float]:
     return _first(curve.survival, curve.time, 0.5), low, _first(curve.high, curve.time, 0.5)
 
 
+@lru_cache(maxsize=64)
+def _half_dead(n: int) -> tuple[int, int, int]:
+    """After how many of n deaths, none of them unseen, survival, its lower and its upper bound are at most
+    one half; n + 1: never."""
+    low, high = _exact(n, 0.95)
+    alive = np.arange(n - 1, -1, -1)
+    curves = (alive / n, low[alive], high[alive])
+    first = [int(below.argmax()) + 1 if (below := c <= 0.5 + 1e-12).any() else n + 1 for c in curves]
+    return first[0], first[1], first[2]
+
+
 def median_lifetime(time, event) -> tuple[float, float, float]:
     """Kaplan-Meier median of lifetimes f64[n] with its 95 % interval. Below six lifetimes no interval of
     that level exists: (median, 0, inf)."""
     time, event = np.asarray(time, np.float64), np.asarray(event, bool)
-    median, low, high = survival_median(kaplan_meier(time, event))
-    return (median, 0.0, np.inf) if len(time) < 6 else (median, low, high)
+    n = len(time)
+    died = np.sort(time[event])
+    if 0 < n <= 1000 and len(died) and (died[0] >= 0) and (time[~event] >= died[-1]).all():
+        # As `survival_median` of `kaplan_meier`, whose bounds then are those of a proportion.
+        ends = np.append(died, np.full(n + 1 - len(died), np.inf))
+        median, low, high = (float(ends[k - 1]) for k in _half_dead(n))
+    else:
+        median, low, high = survival_median(kaplan_meier(time, event))
+    return (median, 0.0, np.inf) if n < 6 else (median, low, high)
 
 
 def restricted_mean(time, event, limit: float) -> float:

@@ -52,16 +52,14 @@ def clear_best(rows: Any, reading: str) -> str | None:
     """The label whose interval lies below all the others' on one objective; None where intervals overlap,
     where there is nothing to compare, or where a cell has too few runs. A cell that did not arrive is known
     to need its own budget, no more."""
-    value, low, high = READING[reading]
-    if len(rows) < 2 or rows["runs"].min() < SURE or np.isnan(rows[[low, high]].to_numpy(float)).any():
+    if len(rows) < 2 or rows["runs"].min() < SURE:
         return None
-    for i in range(len(rows)):
-        rest = rows.drop(rows.index[i])
-        least = np.minimum(rest[low], rest["budget"])
-        beyond = np.isinf(rest[low]) & (rows[high].iloc[i] <= rest["budget"])
-        if np.isfinite(rows[value].iloc[i]) and ((rows[high].iloc[i] < least) | beyond).all():
-            return str(rows["label"].iloc[i])
-    return None
+    value, low, high, budget = (rows[c].to_numpy(np.float64) for c in (*READING[reading], "budget"))
+    if np.isnan(low).any() or np.isnan(high).any():
+        return None
+    apart = (high[:, None] < np.minimum(low, budget)) | (np.isinf(low) & (high[:, None] <= budget))
+    ahead = np.isfinite(value) & (apart | np.eye(len(rows), dtype=bool)).all(1)
+    return str(rows["label"].iloc[int(ahead.argmax())]) if ahead.any() else None
 
 
 def _some(names: list[str], most: int = 8) -> str:
@@ -98,8 +96,9 @@ class Page:
         }
         rows: Any = self.head
         self.rows = {(r["objective"], r["label"]): r for r in rows.to_dict("records")}
+        parts: dict[Any, Any] = dict(iter(self.head.groupby("objective", sort=False)))
         self.best = {
-            (objective, reading): clear_best(self.head[self.head["objective"] == objective], reading)
+            (objective, reading): clear_best(parts.get(objective, self.head[:0]), reading)
             for objective in self.objectives
             for reading in READING
         }
@@ -270,12 +269,15 @@ class Page:
         finals = [
             s.scores[s.largest].regret for (o, _), s in self.cells.items() if o == objective and s.scores
         ]
-        alike = n > 1 and goals[[NEAR, "optimum"]].nunique().max() == 1
-        lucky = ""
-        if alike and any((regret < 0).any() for regret in finals):
-            lucky = " These are means over instances: on a lucky one a run may end below the optimum."
-        prefix = "more than " if p.median() <= LEVELS[0] * (1 + 1e-9) else ""
         goals = goals.assign(above=goals[NEAR] - goals["optimum"])
+        lucky = ""
+        unknown = bool(goals["dynamic"].isna().all())  # how low a run can end
+        if unknown and any((regret < -0.01 * goals["above"].median()).any() for regret in finals):
+            lucky = (
+                " Some runs end below the best: by luck, by what they changed on the way, or because "
+                "another configuration suits their instance better."
+            )
+        prefix = "more than " if p.median() <= LEVELS[0] * (1 + 1e-9) else ""
         return (
             f"Near-optimal is a true loss of at most {over(NEAR)}. That is {over('above')} above the best "
             f"constant configuration's {over('optimum')}: {rule} {over('median')}{spread}. "
