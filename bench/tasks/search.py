@@ -215,6 +215,7 @@ def _make_table(
         "settings": dict(settings),
         "optimum_static": float(judged.mean()),
         "optimum_dynamic": None,
+        "epoch": epoch,
         "config": {n: float(f"{v:.4g}") if isinstance(v, float) else v for n, v in config.items()},
         "levels": [float(level) for level in LEVELS],
         "quantiles": [float(q) if np.isfinite(q) else None for q in quantiles],  # None: diverged
