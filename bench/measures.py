@@ -168,6 +168,8 @@ def shared(ends: dict[str, Ends]) -> tuple[dict[str, Ends], bool]:
     """(ends, whether their runs are pairs): cut to the seeds that all have, where these are most of each
     one's; else as they are. So who leads, by how much and how surely are said of the same runs."""
     common: np.ndarray = next(iter(ends.values())).seeds
+    if len(common) > 1 and all(np.array_equal(e.seeds, common) for e in ends.values()):
+        return ends, True
     for e in ends.values():
         common = np.intersect1d(common, e.seeds)
     if len(common) < 2 or 2 * len(common) <= max(len(e.seeds) for e in ends.values()):
@@ -232,7 +234,7 @@ def run_levels(families: Sequence[int], instances: Sequence[np.ndarray]) -> np.n
         for place, (family, i) in enumerate(zip(families, instances, strict=True))
     ]
     whole = np.concatenate(columns)
-    return whole[:, :2] if len(np.unique(whole, axis=0)) == len(whole) else whole
+    return whole[:, :2] if all(len(np.unique(i)) == len(i) for i in instances) else whole
 
 
 @dataclass(frozen=True)
@@ -489,17 +491,17 @@ def rank_over_budget(panel: Panel) -> pd.DataFrame:
     return rank_table(gaps_over_budget(panel))
 
 
-def _final(panel: Panel, objective: str, label: str) -> np.ndarray | None:
-    """Gap left at the largest budget at which all labels of the objective have runs."""
+def _finals(panel: Panel, objective: str) -> dict[str, np.ndarray]:
+    """Gap left of each label at the largest budget at which all labels of the objective have runs."""
     index = panel.last(objective)
-    there = panel.at(objective, index) if index >= 0 else {}
-    return there[label].gap if label in there else None
+    return {v: e.gap for v, e in panel.at(objective, index).items()} if index >= 0 else {}
 
 
 def wins(panel: Panel) -> Wins:
     """Relative. Win probabilities by the gap left at the largest budget that all have; within EQUAL of each
     other is a tie."""
-    values = [[_final(panel, o, label) for label in panel.labels] for o in panel.objectives]
+    finals = [_finals(panel, o) for o in panel.objectives]
+    values = [[there.get(label) for label in panel.labels] for there in finals]
     return win_matrix(values, [panel.families[o] for o in panel.objectives], EQUAL)
 
 
@@ -507,8 +509,8 @@ def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
     """Relative. (labels, Friedman's and Nemenyi's tests) of mean gaps left at the largest budget that
     all have; labels that have all objectives."""
     whole = [v for v in panel.labels if all((o, v) in panel.cells for o in panel.objectives)]
-    finals = [[_final(panel, o, v) for v in whole] for o in panel.objectives]
-    table = np.array([[np.nan if g is None else g.mean() for g in row] for row in finals])
+    finals = [_finals(panel, o) for o in panel.objectives]
+    table = np.array([[there[v].mean() if v in there else np.nan for v in whole] for there in finals])
     return whole, friedman(table.reshape(len(panel.objectives), len(whole)))
 
 
@@ -567,8 +569,9 @@ def variance(panel: Panel) -> pd.DataFrame:
     """Shares of variance of the gap left at the largest budget that all have: strategy, its settings (labels
     of one strategy), objective, strategy and objective together, and seed (the rest, instances included)."""
     gaps, strategy, label_of, objective_of = [], [], [], []
+    finals = {o: _finals(panel, o) for o in dict.fromkeys(o for o, _ in panel.cells)}
     for (objective, label), item in panel.cells.items():
-        gap = _final(panel, objective, label)
+        gap = finals[objective].get(label)
         if gap is None:
             continue
         gaps.append(gap)

@@ -210,6 +210,32 @@ def _lines(ax: Any, curves: pd.DataFrame, planned: pd.DataFrame) -> list[Any]:
     return handles
 
 
+def regret_scale(
+    shown: Any, planned: pd.DataFrame, goal: float, dynamic: float, ratio: bool
+) -> tuple[str, float, float]:
+    """(log, symlog, linear or nothing to show; lowest, highest) of an axis of regret; frames as for
+    `objective_figure`."""
+    levels = np.concatenate([shown["middle"], planned["middle"], [goal, dynamic]]).astype(float)
+    levels = levels[np.isfinite(levels)]
+    edges = np.concatenate([levels, shown["low"], shown["high"]])
+    edges = edges[np.isfinite(edges)]
+    positive = levels[levels > 0]
+    decades = np.log10(positive.max() / positive.min()) if len(positive) else 0.0
+    lowest = edges.min(initial=0)
+    if ratio and len(positive):
+        above = edges[edges > 0]
+        return "log", above.min() / 1.15, above.max() * 1.15
+    if lowest >= 0 and decades > 1.3:
+        above = edges[edges > 0]
+        return "log", max(above.min(), positive.max() * 1e-8) / 1.3, above.max() * 1.3
+    if lowest < 0 and decades > 1.3 and goal > 0:
+        return "symlog", 1.5 * lowest, 1.5 * edges.max()
+    if len(edges):
+        room = 0.05 * max(edges.max() - lowest, 1e-12)
+        return "linear", lowest - room * (lowest < 0), edges.max() + room
+    return "", 0.0, 1.0
+
+
 def objective_figure(
     name: str,
     regret: pd.DataFrame,
@@ -229,8 +255,14 @@ def objective_figure(
     level of near-optimal, `dynamic`: of the dynamic optimum, nan where there is none."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    figure, (left, right) = _figure(10.4, 3.75, 2)
-    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.15, top=0.79, wspace=0.2)
+    labels = sorted(regret["label"].unique(), key=rank)
+    columns = min(len(labels), max(2, int(110 / (max(map(len, labels), default=1) + 6))), 8)
+    more = 0.19 * (-(-len(labels) // columns) - 1)  # inches: a legend of many rows needs room
+    height = 3.75 + more
+    figure, (left, right) = _figure(10.4, height, 2)
+    figure.subplots_adjust(
+        left=0.075, right=0.985, bottom=0.5625 / height, top=1 - (0.7875 + more) / height, wspace=0.2
+    )
     budgets = np.unique(np.concatenate([planned_share["budget"], [regret["budget"].max()]]))
     start = 1.0 if max_epoch == 1 else 0.5
     handles = _lines(left, regret, planned_regret)
@@ -238,27 +270,17 @@ def objective_figure(
     for ax in (left, right):
         _budget_axis(ax, budgets, min(start, float(budgets.min())))
 
-    shown = regret[regret["budget"] >= min(start, float(budgets.min()))]
-    levels = np.concatenate([shown["middle"], planned_regret["middle"], [goal, dynamic]]).astype(float)
-    levels = levels[np.isfinite(levels)]
-    edges = np.concatenate([levels, shown["low"], shown["high"]])
-    edges = edges[np.isfinite(edges)]
-    positive = levels[levels > 0]
-    decades = np.log10(positive.max() / positive.min()) if len(positive) else 0.0
-    lowest = edges.min(initial=0)
-    if ratio and len(positive):
-        above = edges[edges > 0]
-        _log_axis(left, above.min() / 1.15, above.max() * 1.15)
-    elif lowest >= 0 and decades > 1.3:
-        above = edges[edges > 0]
-        _log_axis(left, max(above.min(), positive.max() * 1e-8) / 1.3, above.max() * 1.3)
-    elif lowest < 0 and decades > 1.3 and goal > 0:
+    kind, low, high = regret_scale(
+        regret[regret["budget"] >= min(start, float(budgets.min()))], planned_regret, goal, dynamic, ratio
+    )
+    if kind == "log":
+        _log_axis(left, low, high)
+    elif kind == "symlog":
         left.set_yscale("symlog", linthresh=goal, linscale=0.6)
-        left.set_ylim(1.5 * lowest, 1.5 * edges.max())
-        left.yaxis.set_major_formatter(FuncFormatter(_power))
-    elif len(edges):
-        room = 0.05 * max(edges.max() - lowest, 1e-12)
-        left.set_ylim(lowest - room * (lowest < 0), edges.max() + room)
+        left.set_ylim(low, high)
+        left.yaxis.set_major_formatter(FuncFormatter(power))
+    elif kind:
+        left.set_ylim(low, high)
         left.yaxis.set_major_locator(MaxNLocator(6))
     if np.isfinite(goal):
         left.axhline(goal, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
@@ -279,7 +301,7 @@ def objective_figure(
         [h.get_label() for h in handles],
         loc="upper left",
         bbox_to_anchor=(0.068, 1.0),
-        ncols=min(len(handles), 8),
+        ncols=columns,
         frameon=False,
         fontsize=9.5,
         handlelength=2.2,
@@ -295,7 +317,7 @@ def _log_axis(ax: Any, low: float, high: float) -> None:
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     if high / low > 500:
-        ax.yaxis.set_major_formatter(FuncFormatter(_power))
+        ax.yaxis.set_major_formatter(FuncFormatter(power))
         if high / low > 1e4:
             ax.yaxis.set_minor_locator(NullLocator())
         return
@@ -308,7 +330,7 @@ def _log_axis(ax: Any, low: float, high: float) -> None:
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def _power(value: float, _: Any = None) -> str:
+def power(value: float, _: Any = None) -> str:
     """A power of ten, in plain letters: each that is set as a formula costs a tenth of a second."""
     if value == 0:
         return "0"
@@ -465,13 +487,15 @@ def dial_figure(table: Any) -> str:
                 color=colour(label), linestyle=dash(label), marker="o", markersize=3.8, linewidth=1.6
             )
             band: Any = dict(color=colour(label), alpha=0.12, linewidth=0)
-            above.fill_between(part["value"], 100 * part["low"], 100 * part["high"], **band)
+            if len(labels) <= BANDS:
+                above.fill_between(part["value"], 100 * part["low"], 100 * part["high"], **band)
             above.plot(part["value"], 100 * part["share"], **look)
             middle.plot(part["value"], part["trials"], **look)
             end = part[(part["end"] > 0) & np.isfinite(part["end"])]  # on a log axis
             high = np.where(np.isfinite(end["end_high"]), end["end_high"], end["end"])
             low = np.where(end["end_low"] > 0, end["end_low"], end["end"])
-            below.fill_between(end["value"], low, high, **band)
+            if len(labels) <= BANDS:
+                below.fill_between(end["value"], low, high, **band)
             below.plot(end["value"], end["end"], **look)
         values = np.unique(here["value"])
         spread = values[values > 0]

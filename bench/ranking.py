@@ -188,15 +188,17 @@ def surely_first(values: Sequence[np.ndarray], paired: bool, width: float) -> tu
     if min(len(v) for v in values) < 2:
         return first, second, np.nan
 
-    def distance(i: int) -> float:
-        if paired:
-            error = np.std(values[first] - values[i], ddof=1) / np.sqrt(len(values[i]))
-        else:
-            error = np.sqrt(sum(np.var(v, ddof=1) / len(v) for v in (values[first], values[i])))
-        gap = means[i] - means[first]
-        return gap / error if error > 0 else (np.inf if gap > 0 else 0.0)
+    if paired:
+        table = np.stack(values)
+        error = np.std(table[first] - table, axis=1, ddof=1) / np.sqrt(table.shape[1])
+    else:
+        of = np.array([np.var(v, ddof=1) / len(v) for v in values])
+        error = np.sqrt(of[first] + of)
+    gap = means - means[first]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.where(error > 0, gap / error, np.where(gap > 0, np.inf, 0.0))
 
-    near = sorted((int(i) for i in order[1:]), key=distance)[:2]
+    near = sorted((int(i) for i in order[1:]), key=lambda i: distance[i])[:2]
     p = [float(differences(values[first], values[i], paired, width).p[0]) for i in near]
     return first, second, max(p)
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from bench.gaps import gap_table
 from bench.metrics import load_folder
 from bench.page import measures
 from bench.page.data import Page
-from bench.page.draw import draw
+from bench.page.draw import FEW, beside, draw
 from bench.page.html import render_html
 from bench.page.markdown import render_markdown
 
@@ -34,19 +35,23 @@ def build(
     folder: str | Path, processes: int = 1, pdf: bool = True, ranks: Mapping[str, float] | None = None
 ) -> Path:
     """Builds the report of results/NAME from what lies there; returns the path of report.html. With several
-    processes many figures are drawn side by side (from a script, behind `if __name__ == "__main__"`). `pdf`:
+    processes a large one is made side by side (from a script, behind `if __name__ == "__main__"`). `pdf`:
     figures as PDF too. `ranks`: objective -> rank correlation of losses at a ninth of training with those at
     its end, where it is known.
 
     Raises FileNotFoundError where there is no such folder or no cell in it."""
-    page = Page(load_folder(folder), ranks)
-    root, found = page.results.path, page.measures
-    drawn = draw({**page.drawings(), **measures.drawings(found)}, processes, pdf)
+    results = load_folder(folder)
+    with beside(processes if len(results.cells) >= FEW else 1) as run:
+        page = Page(results, ranks, run)
+        root, found = results.path, page.measures
+        drawn = draw(chain(page.drawings(), measures.drawings(found).items()), pdf, run)
     _write(root / "summary.csv", page.table.to_csv(index=False))
     for name, table in measures.frames(found).items():
         _write(root / "measures" / f"{name}.csv", table.to_csv(index=False))
     _write(root / "measures" / "curves.csv", page.curves.to_csv(index=False))
     _write(root / "leaders.csv", page.leaders.to_csv(index=False, float_format="%.6g"))
+    if len(page.dials):
+        _write(root / "measures" / "dials.csv", page.dials.to_csv(index=False))
     if page.gaps:
         _write(root / "measures" / "gaps.csv", gap_table(page.gaps).to_csv(index=False))
     for name, (text, whole) in drawn.items():

@@ -41,15 +41,18 @@ def clock_curves(items: Sequence[Scored], ratio: bool, points: int = 90) -> pd.D
     for label, s in scores:
         optimum = s.optimum[:, None]
         value = s.true / optimum if ratio else s.true - optimum
-        rows = np.full((len(value), points), np.inf)
-        for i, n in enumerate(s.runs.count):
-            at = np.searchsorted(s.runs.finished[i, :n], grid, side="right") - 1
-            rows[i] = np.where(at >= 0, value[i, np.maximum(at, 0)], np.inf)
-        middle, low, high = median_interval(rows)
-        parts.append(
-            pd.DataFrame({"label": label, "seconds": grid, "middle": middle, "low": low, "high": high})
-        )
-    return pd.concat(parts, ignore_index=True)
+        runs, jobs = value.shape
+        # How many results each run has by each moment; what never came in is beyond the last.
+        first = np.searchsorted(grid, s.runs.finished) + np.arange(runs)[:, None] * (points + 1)
+        there = np.arange(jobs) < s.runs.count[:, None]
+        came = np.bincount(first[there], minlength=runs * (points + 1)).reshape(runs, points + 1)
+        at = np.cumsum(came[:, :points], axis=1) - 1
+        rows = np.where(at >= 0, np.take_along_axis(value, np.maximum(at, 0), axis=1), np.inf)
+        parts.append((np.full(points, label, object), grid, *median_interval(rows)))
+    columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
+    return pd.DataFrame(
+        dict(zip(("label", "seconds", "middle", "low", "high"), columns, strict=True))
+    ).astype({"label": str})
 
 
 class Timeline(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from bench.leaders import curves_table, leaders_table
 from bench.metrics import LEVELS, MOST, NEAR, SHARES, TARGETS, Results, Scored, curves, evaluate, summary
 from bench.page.budget import ALONE, CHANCE, CLOSE, rows_at, said
 from bench.page.budget import SURE as SURELY
-from bench.page.draw import SOME, Task
+from bench.page.draw import Beside, Task, later
 from bench.page.measures import Measures, compute
 from bench.page.words import last_line, listed, number, percent
 from bench.plots import (
@@ -29,9 +29,12 @@ from bench.plots import (
     rank,
     run_figure,
 )
+from bench.plots_many import clock_sketch, objective_sketch
 from bench.timelines import Timeline, clock_curves, largest_trace, timeline, worker_use
 
 LEGIBLE = 300  # cells: more cannot be drawn as dots that a person can tell apart
+SOME = 24  # objectives: the figures of more are drawn by hand, without PDF
+DIALS = 6  # of one figure
 FEW = 8  # strategies: of more, curves have fewer points
 SURE = 6  # fewer runs have no 95 % interval of a median: nothing is emphasised
 READING = {
@@ -70,10 +73,12 @@ def _some(names: list[str], most: int = 8) -> str:
 class Page:
     """Everything that both report files say, from one reading of the folder."""
 
-    def __init__(self, results: Results, ranks: Mapping[str, float] | None = None):
-        """`ranks`: objective -> rank correlation at a ninth of training, where it is known."""
+    def __init__(self, results: Results, ranks: Mapping[str, float] | None = None, run: Beside = later):
+        """`ranks`: objective -> rank correlation at a ninth of training, where it is known; `run`: how what
+        can be is computed beside the rest."""
         self.results = results
         self.ranks = ranks or {}
+        self.run = run
         self.scored, self.goals, more = evaluate(results)
         self.warnings = [*results.warnings, *more]
         self.table = summary(self.scored, self.goals)
@@ -113,7 +118,7 @@ class Page:
     @cached_property
     def measures(self) -> Measures:
         """All frames of `bench.measures`, computed when they are first asked for."""
-        return compute(measures.panel(self.scored, self.objectives, self.labels))
+        return compute(measures.panel(self.scored, self.objectives, self.labels), self.run)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -292,10 +297,9 @@ class Page:
         goals = self.goals.get(objective)
         return log and goals is not None and bool((goals["optimum"] > 0).all()), items
 
-    def drawings(self) -> dict[str, Task]:
-        """What is to be drawn, by file name: headline, dials, gaps, OBJECTIVE, OBJECTIVE.clock, LABEL.run. As
-        PDF too: all of it where objectives are few, else what is over all of them."""
-        out = {}
+    def drawings(self) -> Iterator[tuple[str, Task]]:
+        """What is to be drawn, with its file name: headline, dials, gaps, OBJECTIVE, OBJECTIVE.clock,
+        LABEL.run. As PDF too: all of it where objectives are few, else what is over all of them."""
         if 0 < len(self.head) <= LEGIBLE:
             head = self.head.rename(
                 columns={
@@ -308,13 +312,13 @@ class Page:
             )
             order = {objective: i for i, objective in enumerate(self.objectives)}
             head = head.sort_values("objective", key=lambda c: c.map(order))
-            out["headline"] = Task(headline_figure, (head,))
-        turned = self.dials()
-        if len(turned):
-            out["dials"] = Task(dial_figure, (turned,))
+            yield "headline", Task(headline_figure, (head,))
+        if len(self.dials):
+            shown = list(dict.fromkeys(self.dials["dial"]))[:DIALS]
+            yield "dials", Task(dial_figure, (self.dials[self.dials["dial"].isin(shown)],))
         closed = gap_table(self.gaps)
         if len(closed):
-            out["gaps"] = Task(gap_figure, (closed,))
+            yield "gaps", Task(gap_figure, (closed,))
         few = len(self.objectives) <= SOME
         for objective in self.objectives:
             ratio, items = self.scale(objective)
@@ -329,25 +333,22 @@ class Page:
                     (goals[name] / goals["optimum"] if ratio else goals[name] - goals["optimum"]).median()
                 )
 
-            out[objective] = Task(
-                objective_figure,
-                (objective, *shown),
-                {
-                    "ratio": ratio,
-                    "goal": level(NEAR),
-                    "dynamic": level("dynamic"),
-                    "max_epoch": items[0].max_epoch,
-                },
-                few,
-            )
+            settings = {
+                "ratio": ratio,
+                "goal": level(NEAR),
+                "dynamic": level("dynamic"),
+                "max_epoch": items[0].max_epoch,
+            }
+            picture = objective_figure if few else objective_sketch
+            yield objective, Task(picture, (objective, *shown), settings, few)
             if not few and max(self.workers(i.cell) for i in items) == 1:
                 continue  # one worker is always busy: its clock shows little that the budget does not
             use = {i.cell.label: worker_use(largest_trace(i), self.workers(i.cell)) for i in items}
             clock = clock_curves(items, ratio, 90 if len(items) <= FEW else 40)
-            out[f"{objective}.clock"] = Task(clock_figure, (clock, use, ratio), {}, few)
+            picture = clock_figure if few else clock_sketch
+            yield f"{objective}.clock", Task(picture, (clock, use, ratio), {}, few)
         for label, (_, found) in self.pictures.items():
-            out[f"{label}.run"] = Task(run_figure, (label, found))
-        return out
+            yield f"{label}.run", Task(run_figure, (label, found))
 
     @cached_property
     def pictures(self) -> dict[str, tuple[str, Timeline]]:
@@ -372,6 +373,7 @@ class Page:
         settings = cell.info.get("settings") or {}
         return int((settings.get("cluster") or {}).get("workers") or settings.get("workers") or 1)
 
+    @cached_property
     def dials(self) -> pd.DataFrame:
         """What each setting decides in which several objectives differ: `bench.dials.dial_table`."""
         settings = {

@@ -1,13 +1,16 @@
-"""Draws a report's figures, in several processes where that is wanted."""
+"""What a report has done beside its main course, in other processes where that is wanted: figures, and frames
+that need little of what was read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
-SOME = 24  # figures: fewer are drawn before other processes have started
+FEW = 48  # cells: a report of fewer is there before other processes have started
+Beside = Callable[..., Callable[[], Any]]  # beside(f, *given, **settings)() is f(*given, **settings)
 
 
 class Task(NamedTuple):
@@ -26,17 +29,28 @@ class Drawn(NamedTuple):
     pdf: bytes
 
 
+def later(f: Callable[..., Any], *given: Any, **settings: Any) -> Callable[[], Any]:
+    """A call that is made, in this process, when its result is asked for."""
+    return lambda: f(*given, **settings)
+
+
+@contextmanager
+def beside(processes: int) -> Iterator[Beside]:
+    """How calls are made within the block: in that many other processes, or `later` where it is one."""
+    if processes < 2:
+        yield later
+        return
+    # A process that JAX has threads in must not be forked.
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield lambda f, *given, **settings: pool.submit(f, *given, **settings).result
+
+
 def _draw(task: Task) -> Drawn:
     drawing = task.draw(*task.given, **task.settings)
     return Drawn(str(drawing), drawing.pdf() if task.pdf else b"")
 
 
-def draw(tasks: Mapping[str, Task], processes: int = 1, pdf: bool = True) -> dict[str, Drawn]:
-    """Every figure by name; without `pdf` none as PDF."""
-    if not pdf:
-        tasks = {name: task._replace(pdf=False) for name, task in tasks.items()}
-    if processes > 1 and len(tasks) >= SOME:
-        # A process that JAX has threads in must not be forked.
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            return dict(zip(tasks, pool.map(_draw, tasks.values(), chunksize=4), strict=True))
-    return {name: _draw(task) for name, task in tasks.items()}
+def draw(tasks: Iterable[tuple[str, Task]], pdf: bool = True, run: Beside = later) -> dict[str, Drawn]:
+    """Every figure by name, each begun as soon as its task is there; without `pdf` none as PDF."""
+    begun = {name: run(_draw, task if pdf else task._replace(pdf=False)) for name, task in tasks}
+    return {name: ready() for name, ready in begun.items()}

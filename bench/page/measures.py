@@ -12,7 +12,7 @@ import pandas as pd
 from bench import measures
 from bench.inference import EQUAL
 from bench.metrics import NEAR
-from bench.page.draw import Task
+from bench.page.draw import Beside, Task, later
 from bench.page.words import (
     ABSOLUTE,
     RELATIVE,
@@ -56,16 +56,21 @@ class Measures(NamedTuple):
     pairs: pd.DataFrame
 
 
-def compute(panel: measures.Panel) -> Measures:
+def compute(panel: measures.Panel, run: Beside = later) -> Measures:
+    """All frames; what needs no more than the ends of runs may be made beside the rest."""
+    ends: Any = panel._replace(cells=dict.fromkeys(panel.cells))
+    leaders, general, wins = (
+        run(f, ends) for f in (measures.leaders, measures.general_leaders, measures.wins)
+    )
     pairs = [measures.against_leader(panel, o) for o in panel.objectives]
     ranked, test = measures.rank_test(panel)
-    return Measures(
-        panel, measures.leaders(panel), measures.general_leaders(panel), measures.times(panel),
-        measures.runtime_distribution(panel), measures.middle_halves(panel), measures.tuned_too_far(panel),
-        measures.rank_over_budget(panel), measures.wins(panel), ranked, test,
-        measures.efficiency(panel, BASELINE), measures.variance(panel),
-        pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(columns=pd.Index(measures.PAIRS)),
+    alone = (
+        measures.times(panel), measures.runtime_distribution(panel), measures.middle_halves(panel),
+        measures.tuned_too_far(panel), measures.rank_over_budget(panel),
     )  # fmt: skip
+    efficiency, variance = measures.efficiency(panel, BASELINE), measures.variance(panel)
+    joined = pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(columns=pd.Index(measures.PAIRS))
+    return Measures(panel, leaders(), general(), *alone, wins(), ranked, test, efficiency, variance, joined)
 
 
 def frames(found: Measures) -> dict[str, pd.DataFrame]:
