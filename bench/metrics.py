@@ -531,6 +531,11 @@ def overtuning(test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return lost, np.where(gain >= 0.001, lost / gain, np.nan)
 
 
+def _known(instance: np.ndarray, goals: pd.DataFrame) -> np.ndarray:
+    """Whether each instance has targets."""
+    return np.isin(instance, goals.index.to_numpy())
+
+
 def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int, scale: str = "linear") -> Score:
     """Scores runs by `goals`, the table of `targets` (every instance must be in it)."""
     index = incumbents(runs.loss, runs.until, fidelity)
@@ -539,10 +544,11 @@ def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int, scale:
         return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=1), np.inf)
 
     true = of_incumbent(runs.true_loss)
-    at = goals.index.get_indexer(pd.Index(runs.instance))
-    if (at < 0).any():
-        raise KeyError(f"no targets for instance {runs.instance[at < 0][0]}")
-
+    instances, known = goals.index.to_numpy(), _known(runs.instance, goals)
+    if not known.all():
+        raise KeyError(f"no targets for instance {runs.instance[~known][0]}")
+    order = np.argsort(instances, kind="stable")
+    at = order[np.searchsorted(instances, runs.instance, sorter=order)]
     table, place = goals.to_numpy(np.float64)[at], {name: i for i, name in enumerate(goals.columns)}
 
     def of_instance(name):
@@ -609,7 +615,7 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
                 if cell.status == "complete":
                     warnings.append(f"{name}: no runs planned for {budget:g} full trainings")
                 continue
-            known = np.isin(runs.instance, goals[cell.objective].index)
+            known = _known(runs.instance, goals[cell.objective])
             if not known.all():
                 warnings.append(
                     f"{name}: {(~known).sum()} of {len(known)} runs with a budget of "

@@ -241,48 +241,45 @@ class Page:
         goals: Any = self.goals.get(objective)
         if goals is None or not len(goals):
             return "There is no stored reference, so nothing can be scored."
-        instances = np.unique(
-            np.concatenate(
-                [
-                    s.runs.instance
-                    for (o, _), item in self.cells.items()
-                    if o == objective
-                    for s in item.scores.values()
-                ]
-                or [goals.index.to_numpy()]
-            )
-        )
+        ratio, items = self.scale(objective)
+        ran = [s.runs.instance for item in items for s in item.scores.values()]
+        instances = np.unique(np.concatenate(ran or [goals.index.to_numpy()]))
         goals = goals.loc[goals.index.intersection(instances)]
         n = len(goals)
+        columns = {
+            name: goals[name].to_numpy(np.float64) for name in ("optimum", "median", NEAR, f"p:{NEAR}")
+        }
+        columns["above"] = columns[NEAR] - columns["optimum"]
 
         def over(column, show=number):
-            low, middle, high = goals[column].min(), goals[column].median(), goals[column].max()
+            there = columns[column][~np.isnan(columns[column])]
+            low, middle, high = (f(there) if len(there) else np.nan for f in (np.min, np.median, np.max))
             return (
                 show(middle) if show(low) == show(high) else f"{show(middle)} ({show(low)} to {show(high)})"
             )
 
-        p = goals[f"p:{NEAR}"]
+        p = columns[f"p:{NEAR}"]
         capped = p >= MOST * (1 - 1e-9)
-        log = " (on a log scale)" if self.scale(objective)[0] else ""
+        log = " (on a log scale)" if ratio else ""
         rule = f"within 5 % of the gap{log} to the median random configuration's"
         if capped.all():
             rule = "what the best 2 % of random configurations reach; the median one has"
         elif capped.any():
             rule = f"what the best 2 % of random ones reach ({capped.sum()} of {n} instances) or {rule}"
         spread = "" if n == 1 else f" (medians over {n} instances, range in brackets)"
-        need = number(1 / p.median(), 2)
-        finals = [
-            s.scores[s.largest].regret for (o, _), s in self.cells.items() if o == objective and s.scores
-        ]
-        goals = goals.assign(above=goals[NEAR] - goals["optimum"])
+        middle = float(np.median(p)) if n else np.nan
+        need = number(1 / middle, 2)
+        finals = [item.scores[item.largest].regret for item in items]
         lucky = ""
         unknown = bool(goals["dynamic"].isna().all())  # how low a run can end
-        if unknown and any((regret < -0.01 * goals["above"].median()).any() for regret in finals):
+        if unknown and any(
+            (regret < -0.01 * float(np.nanmedian(columns["above"]))).any() for regret in finals
+        ):
             lucky = (
                 " Some runs end below the best: by luck, by what they changed on the way, or because "
                 "another configuration suits their instance better."
             )
-        prefix = "more than " if p.median() <= LEVELS[0] * (1 + 1e-9) else ""
+        prefix = "more than " if middle <= LEVELS[0] * (1 + 1e-9) else ""
         return (
             f"Near-optimal is a true loss of at most {over(NEAR)}. That is {over('above')} above the best "
             f"constant configuration's {over('optimum')}: {rule} {over('median')}{spread}. "
@@ -291,8 +288,8 @@ class Page:
         )
 
     def scale(self, objective: str) -> tuple[bool, list[Scored]]:
-        items = [s for (o, _), s in self.cells.items() if o == objective and s.scores]
-        items = sorted(items, key=lambda s: rank(s.cell.label))
+        found = (self.cells.get((objective, label)) for label in self.labels)
+        items = [s for s in found if s is not None and s.scores]
         log = bool(items) and items[0].cell.info.get("scale") == "log"
         goals = self.goals.get(objective)
         return log and goals is not None and bool((goals["optimum"] > 0).all()), items
@@ -360,6 +357,9 @@ class Page:
                 label, cell = item.cell.label, item.cell
                 if label in out or item.max_epoch == 1:
                     continue
+                whole = all((t["until"] == item.max_epoch).all() for t in cell.traces.values())
+                if whole and self.workers(cell) == 1:
+                    continue  # one full training after the other
                 folder = self.results.path / objective / label
                 fidelity = str(cell.info.get("fidelity") or "training")
                 found = timeline(folder, item.largest, fidelity, self.workers(cell))

@@ -338,12 +338,15 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
     if many:
         links = "".join(f'<a href="#{escape(o)}">{escape(o)}</a> ' for o in page.objectives)
         out.append(f'<nav class="small noprint">{links}</nav>')
+    pairs: dict[str, list[dict[str, Any]]] = {}
+    for row in page.measures.pairs.to_dict("records"):
+        pairs.setdefault(row["objective"], []).append(row)  # type: ignore
     for objective in page.objectives:
         body = [f"<p>{escape(page.meaning(objective))}</p>"]
         if objective in figures:
             body.append(f"<figure>{figures[objective]}</figure>")
             body.append(prose(ABSOLUTE, kind="small") + plain_table(*page.details(objective), labels=0))
-            names, rows = pair_rows(page.measures, objective)
+            names, rows = pair_rows(pairs.get(objective, []))
             if len(rows) > 1:
                 body.append(prose(RELATIVE, PAIRS, kind="small") + plain_table(names, rows, labels=0))
         name, inside = escape(objective), "".join(body)

@@ -105,14 +105,14 @@ def _figure(figures: dict[str, str], name: str) -> str:
     return f"<figure{kind}>{figures[name]}</figure>" if name in figures else ""
 
 
-def _rows(table: Any, columns: dict[str, Any]) -> list[list[str]]:
+def _rows(rows: list[dict[str, Any]], columns: dict[str, Any]) -> list[list[str]]:
     """Rows of text: column -> how it is shown, of a row."""
-    return [[show(r) for show in columns.values()] for r in table.to_dict("records")]
+    return [[show(r) for show in columns.values()] for r in rows]
 
 
 def _table(table: Any, columns: dict[str, Any], labels: int | None = None) -> str:
     """The first MOST_ROWS rows as a table, and how many more there are."""
-    text = plain_table(list(columns), _rows(table[:MOST_ROWS], columns), labels)
+    text = plain_table(list(columns), _rows(table[:MOST_ROWS].to_dict("records"), columns), labels)
     more = len(table) - MOST_ROWS
     return text + (prose(f"{more:,} more rows are in measures/.", kind="small") if more > 0 else "")
 
@@ -297,9 +297,8 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
         )
 
 
-def pair_rows(found: Measures, objective: str) -> tuple[list[str], list[list[str]]]:
-    """The relative table of one objective: (header, rows of plain text)."""
-    table: Any = found.pairs[found.pairs["objective"] == objective]
+def pair_rows(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The relative table of one objective, from its rows of `pairs`: (header, rows of plain text)."""
     columns = {
         "strategy": lambda r: r["label"],
         "gap left": lambda r: number(r["gap_left"]) + spread(r["gap_low"], r["gap_high"]),
@@ -312,4 +311,4 @@ def pair_rows(found: Measures, objective: str) -> tuple[list[str], list[list[str
         "correlation of pairs": lambda r: number(r["correlation"], 2),
         "": lambda r: r["reason"] if isinstance(r["reason"], str) else "",
     }  # fmt: skip
-    return list(columns), _rows(table, columns)
+    return list(columns), _rows(rows, columns)
