@@ -148,6 +148,7 @@ def test_the_stopping_variant_against_syne_tunes():
     assert len(told) > 150 and differ < 0.2 * len(told)
 
 
+@pytest.mark.slow
 def test_the_promoted_set_tends_to_successive_halvings():
     """Of a rung's n trials ASHA promotes the best n / eta, and beside them a share that falls with n."""
 
@@ -212,6 +213,7 @@ def test_a_thousand_seeds_of_synchronous_halving(straggle, drop):
     unharmed(SuccessiveHalving, 1000, straggle, drop)
 
 
+@pytest.mark.slow
 def test_stragglers_and_losses_hurt_synchronous_halving_more():
     """Trainings completed by a given time (as in the paper's appendix A.1), with and without bad luck."""
 

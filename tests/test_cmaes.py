@@ -128,6 +128,7 @@ def test_it_gets_as_far_as_the_package(name, d, trials):
     assert low < 0 < high
 
 
+@pytest.mark.slow
 def test_failures_are_worst_and_a_generation_of_them_moves_nothing():
     strategy = CMAES(cube=cube(3), max_epoch=1, budget=700)
     plain = evolve(strategy, lambda x: jnp.sum((x[:3] - 0.6).astype(jnp.float64) ** 2), 4)[0]

@@ -69,7 +69,10 @@ def test_samples_are_binomial_of_the_right_variance_in_every_slice():
     assert chisquare(observed, expected).pvalue > 1e-4
 
 
-@pytest.mark.parametrize(("size", "regrets"), [(4, (0.278, 0.185, 0.156)), (8, (0.342, 0.274, 0.251))])
+@pytest.mark.parametrize(
+    ("size", "regrets"),
+    [(4, (0.278, 0.185, 0.156)), pytest.param(8, (0.342, 0.274, 0.251), marks=pytest.mark.slow)],
+)
 def test_random_search_regret_on_the_published_sizes(size, regrets):
     """Normalised regret after 10, 50 and 100 full evaluations, 1,000 searches of different instances."""
     objective, d = CountingOnes(categorical=size, continuous=size), 2 * size

@@ -262,6 +262,7 @@ def test_ifbo_curves_cross_saturate_and_diverge(ifbo_losses, lcpfn_losses):
     assert 0.1 < rise < 0.7, "curves that end worse than they have been"
 
 
+@pytest.mark.slow
 def test_ifbo_noise_is_the_epochs_and_stays_within_the_unit_interval(ifbo_losses):
     """4,000 trials; 4 sigma of the uncut noise."""
     objective = IfBO()
@@ -279,6 +280,7 @@ def test_ifbo_noise_is_the_epochs_and_stays_within_the_unit_interval(ifbo_losses
     assert told.min() == 0 and told.max() == 1, "cut, not rejected"
 
 
+@pytest.mark.slow
 def test_ifbo_reference_is_below_other_random_configurations():
     """The stored optima against 4,096 random configurations an instance at 10 epochs, of another seed."""
     objective, indices = IfBO(), range(1000, 1004)
@@ -330,7 +332,7 @@ def test_ifbo_reference_is_below_configurations_that_one_search_missed():
 @pytest.mark.parametrize(
     ("settings", "correlations"),
     [
-        (dict(rank=0.5), (0.32, 0.56, 0.82, 0.96)),
+        pytest.param(dict(rank=0.5), (0.32, 0.56, 0.82, 0.96), marks=pytest.mark.slow),
         (dict(rank=0.8, crossing=0.75), (-0.54, -0.11, 0.51, 0.90)),
     ],
 )

@@ -44,7 +44,13 @@ def ranks(**settings):
     return np.median([[spearmanr(v[:, i], v[:, -1])[0] for i in range(4)] for v in values], axis=0)
 
 
-@pytest.mark.parametrize(("family", "dimension"), zip(FAMILIES, (4, 8, 2, 3, 5, 6, 7), strict=True))
+@pytest.mark.parametrize(
+    ("family", "dimension"),
+    [
+        pytest.param(family, dimension, marks=[pytest.mark.slow] * (dimension not in (2, 8)))
+        for family, dimension in zip(FAMILIES, (4, 8, 2, 3, 5, 6, 7), strict=True)
+    ],
+)
 def test_curves_fall_to_a_landscape_with_an_exact_optimum(family, dimension):
     objective = Curves(family=family, dimension=dimension, rank=0.3, crossing=0.4)
     epochs = jnp.arange(1, 82, 8, dtype=jnp.int32)
@@ -96,6 +102,7 @@ def test_families_are_those_of_the_literature(family, formula):
     np.testing.assert_allclose(left, (raw - raw[-1]) / (raw[0] - raw[-1]), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_slices_agree_and_noise_is_the_epochs():
     """2,000 trials; tolerances of 4 sigma."""
     objective = Curves(noise=0.02, diverge=0.0)
@@ -135,6 +142,7 @@ def test_crossing_dial():
     assert found[-1, 0] < -0.3 and found[-1, -1] > 0.5
 
 
+@pytest.mark.slow
 def test_divergence_is_a_share_of_the_space_and_starts_earlier_at_higher_rates():
     share = 0.25
     objective = Curves(diverge=share)

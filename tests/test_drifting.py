@@ -77,6 +77,7 @@ def test_training_is_the_model():
     np.testing.assert_allclose(train(STILL, instance, x)[2], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_drift_the_best_constant_is_the_best_sequence():
     """Two searches that share nothing but the model; with drift they part."""
 
@@ -153,6 +154,7 @@ def test_the_best_sequence_is_reached_and_bounded_from_below():
         assert (dual > value - 1e-9).all()
 
 
+@pytest.mark.slow
 def test_the_shortest_training_still_has_its_bound_reached():
     """On 64 instances at the strongest drift, where the steps are longest."""
     objective = Drifting(drift=1.0, max_epoch=8)

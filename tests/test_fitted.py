@@ -159,6 +159,7 @@ def test_a_checkpoint_under_other_hyperparameters_nears_their_curve(made):
             assert float(end) == pytest.approx(expected, abs=0.08)
 
 
+@pytest.mark.slow
 def test_dynamics_that_predict_no_held_out_fork_are_not_offered(tmp_path):
     curves, forks = recording()
     draw = np.random.default_rng(7)
@@ -179,6 +180,7 @@ def test_the_judge_says_what_held_out_configurations_say(made):
     assert "continu" not in said["diverged"] and float(said["forks"].split("ends ")[1].split(",")[0]) > 0.9
 
 
+@pytest.mark.slow
 def test_a_fit_is_deterministic_and_known_by_its_content(made, tmp_path):
     curves, forks = recording()
     again = fit(SPACE, curves, forks)

@@ -356,7 +356,7 @@ def check_state(state):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("name", ["logei", UCB, "thompson"])
+@pytest.mark.parametrize("name", ["logei", UCB, pytest.param("thompson", marks=pytest.mark.slow)])
 def test_survives_odd_losses(mixed, name, workers):
     gp = GP(acquisition=name, cube=mixed, max_epoch=1, budget=BUDGET)
     xs, _, state, _ = drive(gp, odd, workers=workers)

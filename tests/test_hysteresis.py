@@ -163,7 +163,9 @@ def test_a_dense_grid_finds_the_best_constant():
         assert 1 - 1e-9 < least / stored["optimum_static"] < 1.005
 
 
-@pytest.mark.parametrize(("max_epoch", "hysteresis"), [(27, 0.0), (4, 0.8)])
+@pytest.mark.parametrize(
+    ("max_epoch", "hysteresis"), [pytest.param(27, 0.0, marks=pytest.mark.slow), (4, 0.8)]
+)
 def test_no_constant_configuration_is_below_the_best_constant(max_epoch, hysteresis):
     """4,096 at every epoch, on 64 instances, with short trainings, some of which have several basins."""
     objective = Hysteresis(max_epoch=max_epoch, hysteresis=hysteresis, noise=0.0)

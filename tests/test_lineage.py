@@ -98,8 +98,14 @@ def test_what_a_trace_does_not_hold_is_said():
 @pytest.mark.parametrize(
     "factory, cluster",
     [
-        (partial(PBT, selection="tournament", intervals=10), dict(workers=1)),
-        (partial(PBT, population=4, intervals=10), dict(workers=5, straggle=0.5, drop=0.02, retries=2)),
+        pytest.param(
+            partial(PBT, selection="tournament", intervals=10), dict(workers=1), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            partial(PBT, population=4, intervals=10),
+            dict(workers=5, straggle=0.5, drop=0.02, retries=2),
+            marks=pytest.mark.slow,
+        ),
         (
             partial(AsynchronousPBT, population=4, fraction=0.5, intervals=10),
             dict(workers=5, straggle=2.0, drop=0.04, retries=1, thinking=0.1),

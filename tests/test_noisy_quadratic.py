@@ -360,6 +360,7 @@ def test_keeps_the_contract_at_full_length():
 # The reference
 
 
+@pytest.mark.slow
 def test_no_best_sequence_where_an_epoch_has_few_updates(monkeypatch):
     """Eight an epoch have one; with a single one the rates alternate beyond 2 / h, as Chebyshev's do."""
     monkeypatch.setattr(model, "GENERATIONS", 2)
@@ -437,6 +438,7 @@ def best_sequence(objective, instance, batch, seed):
     )
 
 
+@pytest.mark.slow
 def test_no_independent_optimiser_undercuts_the_reference():
     """Not by more than 1e-3 (constant) and 1 % (sequence), and both come close."""
     objective = NoisyQuadratic()

@@ -124,6 +124,7 @@ def play(strategy, gain, seed=0):
         loss[int(job.trial)] = loss_now if np.isfinite(loss_now) else np.inf
 
 
+@pytest.mark.slow
 def test_copies_find_and_follow_the_best_place_where_pbt_walks():
     def gain(x, t):
         return 1.0 - 4.0 * (x[0] - (0.8 if t < 10 else 0.4)) ** 2

@@ -15,6 +15,7 @@ from surrogates.curves import Curves
 from surrogates.functions import Function
 
 
+@pytest.mark.slow
 def test_a_run_seeded_with_random_trials():
     """20 random trials of Branin, then 10 of the seeded GP, 16 seeds from 0: it starts well at once (its
     first trial is below the prior's median in 80 % of the lanes), and at the end its mean log10 regret is

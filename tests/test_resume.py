@@ -76,6 +76,7 @@ def test_other_budgets_later_leave_the_earlier_ones_read():
     pd.testing.assert_frame_equal(near().loc[same, columns], before.loc[same, columns])
 
 
+@pytest.mark.slow
 def test_a_larger_budget_with_fewer_seeds_takes_nothing_away(capsys):
     assert main([*WORDS, "budgets=[4,8]", "seeds=10"]) == 0
     before = near()
@@ -107,6 +108,7 @@ def test_the_longest_run_of_each_seed_is_read():
     assert dict(zip(*np.unique(found["seed"], return_counts=True), strict=True)) == {0: 2, 1: 4, 2: 2}
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_later_is_still_read_with_its_own_epochs(monkeypatch):
     words = ["run", "name=a", "strategy=random", "objective=curves", "budgets=[16]", "seeds=4", "processes=1"]
     assert main(words) == 0

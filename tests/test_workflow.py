@@ -90,8 +90,11 @@ def test_a_hint_narrows_the_rates_axis_and_costs_an_epoch():
     assert trace["until"].tolist() == [9] * 7 + [8]
     fixed = run(8, hint, max_epoch=9, finder="fix", random=9)
     np.testing.assert_allclose(fixed["hp_rate"][1:], 3e-2, rtol=1e-4)
-    # Without a finder there is no hint, and one without a rate changes nothing but the budget.
-    free = run(8, hint, max_epoch=9, finder="none", random=9)
+
+
+@pytest.mark.slow
+def test_without_a_finder_there_is_no_hint_and_one_without_a_rate_takes_budget_alone():
+    free = run(8, hint_of_rates(SPACE, [3e-2]), max_epoch=9, finder="none", random=9)
     assert free["until"].tolist() == [9] * 8 and np.ptp(np.log10(free["hp_rate"][1:])) > 1.5
     none = run(8, hint_of_rates(SPACE, [np.nan]), max_epoch=9, random=9)
     assert none["hp_rate"].equals(free["hp_rate"]) and none["until"].iloc[-1] == 8
