@@ -305,6 +305,7 @@ RUNS = [
     ("success", {"strategy": "a", "budget": 4, "less": "b"}, Made(a=HIT, b=HIT + 0.1),
      Made(a=HIT + 0.1, b=HIT)),
     ("normalised_regret", {"strategy": "a", "budget": 16, "span": 2}, Made(a=SLOW), Made(a=STEPS)),
+    ("loss_factor", {"one": "a", "two": "b", "budget": 16}, Made(a=SLOW, b=STEPS), Made(a=STEPS, b=SLOW)),
     ("speedup", {"one": "a", "many": "many", "budget": 16}, Made(4.0, a=SLOW, many=SLOW),
      Made(0.5, a=SLOW, many=SLOW)),
     ("spent_on_lost", {"strategy": "a", "budget": 8}, Made(a=LOST, rates=[1, 1, 1, 1, 2, 2, 2, 2]),
@@ -329,6 +330,10 @@ def test_every_measure_of_runs_is_turned_round():
 def test_by_hand():
     assert MEASURES["spent_on_lost"].function(RUNS[-2][2], "a", 8).value == pytest.approx(6 / 8)
     assert measures.speedup(Made(4.0, a=SLOW, many=SLOW), "a", "many", 16).value == pytest.approx(4.0)
+    doubled = measures.loss_factor(Made(a=2 * STEPS, b=STEPS), "a", "b", 16)
+    assert doubled.value == pytest.approx(2.0) and doubled.runs == 16
+    with pytest.raises(Missing, match="no factor"):
+        measures.loss_factor(Made(a=LOST, b=LOST), "a", "b", 8)
     # A rate that was good once is not known to be bad.
     once = np.tile([0.1, np.inf, np.inf, np.inf], (4, 1))
     assert measures.spent_on_lost(Made(a=once, rates=[1, 1, 2, 2]), "a", 4).value == pytest.approx(0.25)

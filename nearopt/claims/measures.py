@@ -368,6 +368,15 @@ def normalised_regret(runs: Runs, strategy: str, budget: float, span: float) -> 
     return over_seeds(runs.score(strategy, budget).regret / span)
 
 
+def loss_factor(runs: Runs, one: str, two: str, budget: float) -> Effect:
+    """The factor by which the true loss that `one` ends with is above that of `two`; runs of a seed against
+    each other, geometric mean."""
+    ends = [runs.score(label, budget).true[:, -1] for label in (one, two)]
+    if not (np.isfinite(ends) & (np.array(ends) > 0)).all():
+        raise Missing("a run ends without a loss above 0: there is no factor")
+    return over_seeds(ends[0] / ends[1], log=True)
+
+
 def dearer_pays(runs: Runs, one: str, two: str, budget: float, cheap: float, dear: float) -> Effect:
     """By how much the share of `two`'s time that `one` saves, at the level of `trainings_factor`, is larger
     where a training takes `dear` seconds than where it takes `cheap` ones: thinking is what `nearopt speed`
@@ -496,8 +505,8 @@ MEASURES = {
         ("sample", (role_lead, role_share, role_growth, guide_order, axes_that_matter, interaction,
                     shortfall, winner_kept, winner_lost, early_ranks, optimism, overtuning_grows,
                     not_overtuned, first_below)),
-        ("runs", (wins, trainings_factor, gap_left, share_of_the_way, success, normalised_regret, dearer_pays,
-                  speedup, spent_on_lost)),
+        ("runs", (wins, trainings_factor, gap_left, share_of_the_way, success, normalised_regret, loss_factor,
+                  dearer_pays, speedup, spent_on_lost)),
         ("objective", (finder_ratio, grid_size, copies_gain)),
     )
     for f in functions
