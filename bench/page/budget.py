@@ -225,49 +225,60 @@ SCRIPT = """
     range.addEventListener('input', show);
     show();
   }
-  document.querySelectorAll('table.sortable').forEach(function (table) {
-    var body = table.tBodies[0], heads = table.tHead.rows[0].cells;
-    Array.prototype.forEach.call(heads, function (head, column) {
-      head.querySelector('button').addEventListener('click', function () {
-        var down = head.getAttribute('aria-sort') === 'ascending', rows = Array.from(body.rows);
-        var value = function (row) {
-          var v = row.cells[column].dataset.v;
-          return v === undefined ? row.cells[column].textContent : v === '' ? NaN : +v;
-        };
-        rows.sort(function (a, b) {
-          var x = value(a), y = value(b);
-          if (typeof x === 'string') return down ? y.localeCompare(x) : x.localeCompare(y);
-          if (x !== x || y !== y) return (x !== x) - (y !== y);
-          return x === y ? 0 : (x < y) === down ? 1 : -1;
-        });
-        Array.prototype.forEach.call(heads, function (h) { h.removeAttribute('aria-sort'); });
-        head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
-        rows.forEach(function (r) { body.appendChild(r); });
-      });
+  // What is heavy and folded is text until it is wanted.
+  var fill = function (fold) {
+    var text = fold.querySelector(':scope > script[type="text/html"]');
+    if (text) text.outerHTML = text.textContent.replace(/<\\\\\\/script/g, '<' + '/script');
+  };
+  var unfold = function (fold) { fill(fold); fold.open = true; };
+  document.addEventListener('toggle', function (event) {
+    if (event.target.tagName === 'DETAILS' && event.target.open) fill(event.target);
+  }, true);
+  var sort = function (head) {
+    var table = head.closest('table'), body = table.tBodies[0], heads = table.tHead.rows[0].cells;
+    var column = head.cellIndex;
+    var down = head.getAttribute('aria-sort') === 'ascending', rows = Array.from(body.rows);
+    var value = function (row) {
+      var v = row.cells[column].dataset.v;
+      return v === undefined ? row.cells[column].textContent : v === '' ? NaN : +v;
+    };
+    rows.sort(function (a, b) {
+      var x = value(a), y = value(b);
+      if (typeof x === 'string') return down ? y.localeCompare(x) : x.localeCompare(y);
+      if (x !== x || y !== y) return (x !== x) - (y !== y);
+      return x === y ? 0 : (x < y) === down ? 1 : -1;
     });
-  });
-  document.querySelectorAll('button[data-csv]').forEach(function (button) {
-    button.addEventListener('click', function () {
-      var rows = Array.from(document.getElementById(button.dataset.csv).rows).map(function (row) {
-        return Array.from(row.cells).map(function (cell) {
-          var v = cell.dataset.v === undefined ? cell.textContent.trim() : cell.dataset.v;
-          return /[",\\n]/.test(v) ? '"' + v.replace(/"/g, '""') + '"' : v;
-        }).join(',');
-      });
-      var link = document.createElement('a');
-      link.href = URL.createObjectURL(new Blob([rows.join('\\n') + '\\n'], {type: 'text/csv'}));
-      link.download = button.dataset.name;
-      link.click();
-      URL.revokeObjectURL(link.href);
+    Array.prototype.forEach.call(heads, function (h) { h.removeAttribute('aria-sort'); });
+    head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    rows.forEach(function (r) { body.appendChild(r); });
+  };
+  var download = function (button) {
+    var fold = document.getElementById('numbers-rows');
+    if (fold) fill(fold);
+    var rows = Array.from(document.getElementById(button.dataset.csv).rows).map(function (row) {
+      return Array.from(row.cells).map(function (cell) {
+        var v = cell.dataset.v === undefined ? cell.textContent.trim() : cell.dataset.v;
+        return /[",\\n]/.test(v) ? '"' + v.replace(/"/g, '""') + '"' : v;
+      }).join(',');
     });
+    var link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([rows.join('\\n') + '\\n'], {type: 'text/csv'}));
+    link.download = button.dataset.name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+  document.addEventListener('click', function (event) {
+    var button = event.target.closest('button');
+    if (button && button.dataset.csv) download(button);
+    else if (button && button.closest('table.sortable thead')) sort(button.closest('th'));
   });
   window.addEventListener('beforeprint', function () {
-    document.querySelectorAll('details').forEach(function (d) { d.open = true; });
+    document.querySelectorAll('details').forEach(unfold);
   });
   // A closed part is not printed, and one that is linked to must open.
   var open = function () {
     var at = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    for (var e = at; e; e = e.parentElement) if (e.tagName === 'DETAILS') e.open = true;
+    for (var e = at; e; e = e.parentElement) if (e.tagName === 'DETAILS') unfold(e);
     if (at) at.scrollIntoView();
   };
   window.addEventListener('hashchange', open);

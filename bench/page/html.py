@@ -241,8 +241,12 @@ def _numbers(page: Page) -> str:
             values += [gap.get(k, np.nan) for k in ("gap_left", "gap_low", "gap_high")]
             rows.append(head + "".join(_value(float(v)) for v in values) + "</tr>")
     head = "".join(f'<th scope="col"><button type="button">{n}</button></th>' for n in names)
+    table = (
+        '<div class="scroll tall"><table class="rows sortable" id="numbers-table"><thead><tr>'
+        f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
     return (
-        '<h2 id="numbers">Every number</h2>'
+        '<section><h2 id="numbers">Every number</h2>'
         + prose(
             ABSOLUTE,
             "Runs of the largest budget: a row a cell; click a heading to sort. From and to: 95 %",
@@ -251,8 +255,8 @@ def _numbers(page: Page) -> str:
             f'data-name="{escape(page.name)}.csv">Download as CSV</button>',
             kind="small",
         )
-        + '<div class="scroll tall"><table class="rows sortable" id="numbers-table"><thead><tr>'
-        + f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        + (table if len(rows) <= ROWS else fold(f"The {len(rows):,} rows", table, name="numbers-rows"))
+        + "</section>"
     )
 
 
@@ -268,6 +272,7 @@ def _plain(x: float) -> str:
 
 WIDE = 12  # strategies: more make a table of objectives by strategies too wide to read at once
 MANY = 12  # objectives: more are folded, each by itself
+ROWS = 400  # cells: the table of more is folded
 HEADLINE = (
     "Full trainings until near-optimal. Dot and line: within a run, median and 95 % interval (an arrow: open "
     "towards larger budgets). Diamond: budget to plan. Cross: fewer than half of the runs reached it "
@@ -351,7 +356,7 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
                 body.append(prose(RELATIVE, PAIRS, kind="small") + plain_table(names, rows, labels=0))
         name, inside = escape(objective), "".join(body)
         out.append(
-            f'<details id="{name}"><summary>{name}</summary><section>{inside}</section></details>'
+            fold(objective, inside, name=objective)
             if many
             else f'<section><h3 id="{name}">{name}</h3>{inside}</section>'
         )

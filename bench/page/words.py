@@ -86,9 +86,19 @@ def prose(*text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{" ".join(text)}</p>'
 
 
-def fold(title: str, body: str, mark: str = "") -> str:
-    """A part that opens; `mark` is a tag behind its title (html)."""
-    return f"<details><summary>{escape(title)}{mark}</summary>{body}</details>"
+HEAVY = 20_000  # characters: a fold of more becomes elements when it is opened, else a page opens late
+
+
+def fold(title: str, body: str, mark: str = "", name: str = "") -> str:
+    """A part that opens; `mark` is a tag behind its title (html), `name` its id."""
+    if len(body) > HEAVY:
+        text = body.replace("</script", "<\\/script")
+        body = (
+            "<noscript><p>It takes a script to show this; summary.csv, measures/ and figures/ have it.</p>"
+            f'</noscript><script type="text/html">{text}</script>'
+        )
+    name = f' id="{escape(name)}"' if name else ""
+    return f"<details{name}><summary>{escape(title)}{mark}</summary>{body}</details>"
 
 
 def bullets(items: Iterable[str]) -> str:
