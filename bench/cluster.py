@@ -9,7 +9,7 @@ times as long, z ~ N(0, straggle), and is lost in each of its epochs with probab
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -58,6 +58,17 @@ class ClusterSettings:
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
         if self.drop >= 1:
             raise ValueError(f"drop must be a probability below 1, got {self.drop}")
+
+
+def split_label(label: str) -> tuple[str, str]:
+    """(strategy, cluster) of a cell's label: `asha,eta=4,workers=8` is `asha,eta=4` on `8 workers`."""
+    of_cluster = {f.name for f in fields(ClusterSettings)}
+    words, said = label.split(","), []
+    while len(words) > 1 and words[-1].partition("=")[0] in of_cluster:
+        said.insert(0, words.pop())
+    workers = next((w.partition("=")[2] for w in said if w.startswith("workers=")), "1")
+    others = [w for w in said if not w.startswith("workers=")]
+    return ",".join(words), ", ".join([f"{workers} worker{'' if workers == '1' else 's'}", *others])
 
 
 @dataclass

@@ -13,15 +13,14 @@ are those of a bivariate normal law; 11 % at 0)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.cluster import ClusterSettings
+from bench.cluster import split_label
 from bench.inference import EQUAL, WORSE, Difference, Interval, answer, holm, in_general, not_the_best
-from bench.measures import RANGE, Ends, Panel, Together, apart, run_levels, shared
+from bench.measures import RANGE, Ends, Panel, Together, apart, by_cluster, run_levels, shared
 from bench.stats import mean_interval
 
 INFORMATIVE = 0.5
@@ -31,7 +30,6 @@ COLUMNS = [
     "curves", "cluster", "budget", "strategy", "place", "gap_left", "gap_low", "gap_high", "against",
     "difference", "low", "high", "p", "p_best", "p_lead", "objectives", "families", "runs", "reason",
 ]  # fmt: skip
-_CLUSTER = {f.name for f in fields(ClusterSettings)}
 
 
 def curves_of(max_epoch: int, rank: float) -> str:
@@ -39,16 +37,6 @@ def curves_of(max_epoch: int, rank: float) -> str:
     if max_epoch == 1:
         return WITHOUT
     return UNKNOWN if np.isnan(rank) else WITH if rank >= INFORMATIVE else WITHOUT
-
-
-def split_label(label: str) -> tuple[str, str]:
-    """(strategy, cluster) of a cell's label: `asha,eta=4,workers=8` is `asha,eta=4` on `8 workers`."""
-    words, said = label.split(","), []
-    while len(words) > 1 and words[-1].partition("=")[0] in _CLUSTER:
-        said.insert(0, words.pop())
-    workers = next((w.partition("=")[2] for w in said if w.startswith("workers=")), "1")
-    others = [w for w in said if not w.startswith("workers=")]
-    return ",".join(words), ", ".join([f"{workers} worker{'' if workers == '1' else 's'}", *others])
 
 
 def curves_table(panel: Panel, ranks: Mapping[str, float]) -> pd.DataFrame:
@@ -70,13 +58,9 @@ def leaders_table(panel: Panel, described: pd.DataFrame, budgets: Sequence[float
     of cells. `described`: `curves_table`."""
     kinds = dict(zip(described["objective"], described["curves"], strict=True))
     groups = {c: [o for o in panel.objectives if kinds[o] == c] for c in (WITH, WITHOUT, UNKNOWN)}
-    clusters: dict[str, list[str]] = {}
-    for label in panel.labels:
-        clusters.setdefault(split_label(label)[1], []).append(label)
     found = []
     for curves, objectives in groups.items():
-        for cluster in sorted(clusters, key=lambda c: (int(c.split()[0]), c)):
-            part = panel._replace(objectives=objectives, labels=clusters[cluster])
+        for cluster, part in by_cluster(panel._replace(objectives=objectives)).items():
             for budget in budgets:
                 rows = _compared(part, int(np.flatnonzero(panel.budgets == budget)[0]))
                 head = {"curves": curves, "cluster": cluster, "budget": budget}

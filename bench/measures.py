@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
+from bench.cluster import split_label
 from bench.inference import (
     EQUAL,
     OPEN,
@@ -95,6 +97,15 @@ class Panel(NamedTuple):
         return max((i for i in range(len(self.budgets)) if all(e[i] is not None for e in mine)), default=-1)
 
 
+def by_cluster(panel: Panel) -> dict[str, Panel]:
+    """The panel of each cluster, fewest workers first: who has more workers is no rival."""
+    labels: dict[str, list[str]] = {}
+    for label in panel.labels:
+        labels.setdefault(split_label(label)[1], []).append(label)
+    order = sorted(labels, key=lambda c: (int(c.split()[0]), c))
+    return {cluster: panel._replace(labels=labels[cluster]) for cluster in order}
+
+
 def family(objective: str) -> str:
     """An objective's family: its name before wrappers and settings (`bbob,function=8` is one of bbob)."""
     return objective.partition(",")[0].partition("+")[0]
@@ -158,9 +169,9 @@ def panel(scored: Sequence[Scored], objectives: Sequence[str], labels: Sequence[
 # Who leads ----------------------------------------------------------------------------------------------
 
 LEADERS = [
-    "objective", "budget", "first", "second", "gap_first", "gap_second", "difference", "low", "high", "p",
-    "p_holm", "answer", "runs", "strategies", "left_out", "correlation", "seeds_needed", "would_say",
-    "reason",
+    "objective", "cluster", "budget", "first", "second", "gap_first", "gap_second", "difference", "low",
+    "high", "p", "p_holm", "answer", "runs", "strategies", "left_out", "correlation", "seeds_needed",
+    "would_say", "reason",
 ]  # fmt: skip
 
 
@@ -178,20 +189,20 @@ def shared(ends: dict[str, Ends]) -> tuple[dict[str, Ends], bool]:
 
 
 def leaders(panel: Panel) -> pd.DataFrame:
-    """Relative. At each budget who has the smallest mean gap left on each objective, and by how much it
-    leads the next: a row an objective and budget with LEADERS. p: the largest of the leader's against its
-    nearest rivals (`surely_first`); p_holm: corrected for the number of objectives, as the level that
-    seeds_needed goes by. runs: fewest of a strategy, of the seeds that all have where these are most.
-    left_out: strategies without runs at that budget."""
-    rows = []
+    """Relative. At each budget who of a cluster's has the smallest mean gap left on each objective, and by
+    how much it leads the next: a row an objective, cluster and budget with LEADERS. p: the largest of the
+    leader's against its nearest rivals (`surely_first`); p_holm: corrected for the number of objectives and
+    clusters, as the level that seeds_needed goes by. runs: fewest of a strategy, of the seeds that all have
+    where these are most. left_out: strategies without runs at that budget."""
+    rows, clusters = [], by_cluster(panel)
     for index, budget in enumerate(panel.budgets):
         part = []
-        for objective in panel.objectives:
-            there = panel.at(objective, index)
+        for objective, (cluster, mine) in product(panel.objectives, clusters.items()):
+            there = mine.at(objective, index)
             if there:
-                left = [v for v in panel.labels if (objective, v) in panel.cells and v not in there]
-                head = {"objective": objective, "budget": budget, "left_out": ", ".join(left)}
-                part.append({**head, **_lead(there)})
+                left = [v for v in mine.labels if (objective, v) in panel.cells and v not in there]
+                head = {"objective": objective, "cluster": cluster, "budget": budget}
+                part.append({**head, "left_out": ", ".join(left), **_lead(there)})
         corrected = holm([r["p"] for r in part])
         for row, p in zip(part, corrected, strict=True):
             found = row.pop("found")
@@ -289,23 +300,27 @@ class Together:
 
 
 def general_leaders(panel: Panel) -> pd.DataFrame:
-    """Relative. `leaders` over all objectives together: a row a budget, of the strategies that have all
-    objectives that any has at that budget; columns as there, and families, objectives (how many), absent
-    (objectives without runs at that budget). left_out: labels that lack an objective. p: the largest of the
-    leader's against the next and the two that are nearest by their standard error."""
+    """Relative. `leaders` over all objectives together: a row a budget and cluster, of the strategies that
+    have all objectives that any of that cluster has at that budget; columns as there, and families,
+    objectives (how many), absent (objectives without runs at that budget). left_out: labels that lack an
+    objective. p: the largest of the leader's against the next and the two that are nearest by their standard
+    error."""
     rows = []
     codes = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
-    for index, budget in enumerate(panel.budgets):
-        there = {o: panel.at(o, index) for o in panel.objectives}
+    for (index, budget), (cluster, mine) in product(enumerate(panel.budgets), by_cluster(panel).items()):
+        there = {
+            o: mine.at(o, index) for o in mine.objectives if any((o, v) in panel.cells for v in mine.labels)
+        }
         absent = [o for o, found in there.items() if not found]
         there = {o: found for o, found in there.items() if found}
         if not there:
             continue
-        whole = [v for v in panel.labels if all(v in found for found in there.values())]
-        left_out = [v for v in panel.labels if v not in whole and any(v in f for f in there.values())]
-        row = {"objective": "all", "budget": budget, "strategies": len(whole), "answer": OPEN,
-               "families": len({panel.families[o] for o in there}), "objectives": len(there),
-               "left_out": ", ".join(left_out), "absent": ", ".join(absent)}  # fmt: skip
+        whole = [v for v in mine.labels if all(v in found for found in there.values())]
+        left_out = [v for v in mine.labels if v not in whole and any(v in f for f in there.values())]
+        row = {"objective": "all", "cluster": cluster, "budget": budget, "answer": OPEN,
+               "strategies": len(whole), "families": len({panel.families[o] for o in there}),
+               "objectives": len(there), "left_out": ", ".join(left_out),
+               "absent": ", ".join(absent)}  # fmt: skip
         if not whole:
             rows.append({**row, "reason": "no strategy has runs on every objective at this budget"})
             continue

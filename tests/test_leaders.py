@@ -9,6 +9,7 @@ import pytest
 from bench import leaders, report, store
 from bench.metrics import load_folder
 from bench.page import leaders as shown
+from bench.page.budget import SURE, rows_at
 from bench.page.data import Page
 from bench.reference import LEVELS
 from nearopt.results import early_ranks
@@ -113,6 +114,21 @@ def test_each_cell_names_the_known_leader_or_nobody(folder):
     html = shown.section(table, page.curves)
     assert html.count('class="sure"') == 6 and html.count("no difference: <") == 2
     assert "curve4 0.49" in html and "formulas without any: formula0, formula1, formula2 and formula3" in html
+
+
+def test_slider_and_verdict_compare_within_one_cluster(folder):
+    _, page = table_of(folder)
+    rows = {r["objective"]: r for r in rows_at(page.measures.leaders, page.measures.general, 20.0)}
+    assert len([r for r in rows.values() if r["whole"]]) == 2 and len(rows) == 2 + 9 * 2
+    # With one worker slow ends at .1 and with eight fast does at .2: neither is the other's rival.
+    assert (rows["curve0 (1 worker)"]["first"], rows["curve0 (1 worker)"]["sure"]) == ("slow", SURE)
+    assert rows["curve0 (8 workers)"]["first"] == "fast,workers=8"
+    assert rows["curve0 (8 workers)"]["second"] == "slow,workers=8"
+    assert rows["curve0 (8 workers)"]["sure"] == SURE
+    said = page.verdict()
+    assert "over all objectives (1 worker)" in said[0] and "over all objectives (8 workers)" in said[0]
+    for row in page.measures.leaders.to_dict("records"):
+        assert {leaders.split_label(row[k])[1] for k in ("first", "second")} == {row["cluster"]}
 
 
 def test_who_takes_part_does_not_change_the_others_scores(folder, tmp_path):

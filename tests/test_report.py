@@ -233,7 +233,11 @@ def test_the_page_is_one_file_and_says_everything(built):
     page = (built / "report.html").read_text(encoding="utf-8")
     text = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.findall(r'(?:src|href)\s*=\s*"(?!#)[^"]*"|url\((?!#)|@import|https?://', text)
-    assert set(re.findall(r"<script([^>]*)>", page)) == {"", ' type="application/json" id="budget-data"'}
+    assert set(re.findall(r"<script([^>]*)>", page)) == {
+        "",
+        ' type="application/json" id="budget-data"',
+        ' type="text/html"',
+    }
     # A sentence that slips into an attribute is not seen.
     assert set(re.findall(r'<p class="([^"]*)"', page)) <= {"", "sub", "small"}
     for words in (

@@ -30,16 +30,21 @@ def how_surely(row: Any) -> str:
 
 
 def rows_at(leaders: pd.DataFrame, general: pd.DataFrame, budget: float) -> list[dict[str, Any]]:
-    """What stands under the slider at one budget: all objectives together first, where they are of several
-    families, since of one nothing can be said in general; in the end objectives without runs there."""
-    found = []
+    """What stands under the slider at one budget, a row a cluster where there are several: all objectives
+    together first, where they are of several families, since of one nothing can be said in general; in the
+    end objectives without runs there."""
+    found, several = [], len(set(leaders["cluster"])) > 1
+
+    def named(name: str, cluster: str) -> str:
+        return f"{name} ({cluster})" if several else name
+
     for table, whole in ((general[general["families"] > 1], True), (leaders, False)):
         part: Any = table[table["budget"] == budget]
         for row in part.to_dict("records"):
             there = isinstance(row["first"], str)
             found.append({
-                "objective": _together(row) if whole else row["objective"],
-                "whole": whole,
+                "objective": named(_together(row) if whole else row["objective"], row["cluster"]),
+                "of": (row["objective"], row["cluster"]), "whole": whole,
                 "left": row["left_out"] if not whole and isinstance(row["left_out"], str) else "",
                 "first": row["first"] if there else "",
                 "second": row["second"] if isinstance(row["second"], str) else "",
@@ -50,12 +55,13 @@ def rows_at(leaders: pd.DataFrame, general: pd.DataFrame, budget: float) -> list
                 "sure": how_surely(row),
                 "why": _why(row, whole),
             })  # fmt: skip
-    ends: Any = leaders.groupby("objective", sort=False)["budget"].agg(["min", "max"])
-    for objective, least, most in ends.itertuples():
+    ends: Any = leaders.groupby(["objective", "cluster"], sort=False)["budget"].agg(["min", "max"])
+    for of, least, most in ends.itertuples():
         if not least <= budget <= most:
             why = f"run with at most {most:g}" if budget > most else f"run with {least:g} or more"
-            found.append({"objective": objective, "whole": False, "left": "", "first": "", "second": "",
-                          "gap": "–", "by": "–", "interval": "", "sure": ALONE, "why": why})  # fmt: skip
+            found.append({"objective": named(*of), "of": of, "whole": False, "left": "", "first": "",
+                          "second": "", "gap": "–", "by": "–", "interval": "", "sure": ALONE,
+                          "why": why})  # fmt: skip
     return found
 
 
@@ -96,7 +102,7 @@ def _why(row: dict[str, Any], whole: bool) -> str:
 def sentence(row: dict[str, Any], budget: float) -> str:
     """The first line under the slider (plain text); the script writes the same one."""
     at = f"With {budget:g} full training{'' if budget == 1 else 's'}, "
-    over = row["objective"].removesuffix(" together") if row["whole"] else row["objective"]
+    over = row["objective"].replace(" together", "", 1) if row["whole"] else row["objective"]
     if not row["first"]:
         return f"{at}nothing can be said of {over}: {row['why']}."
     where = f"{'over' if row['whole'] else 'on'} {over}"
@@ -121,8 +127,9 @@ def _without(rows: list[dict[str, Any]]) -> str:
 
 def said(rows: list[dict[str, Any]], budget: float) -> str:
     """The line under the slider (plain text): all objectives together, the only one, or how many of which."""
-    if rows[0]["whole"] or len(rows) == 1:
-        return sentence(rows[0], budget)
+    first = [row for row in rows if row["whole"]] or (rows if len(rows) == 1 else [])
+    if first:
+        return " ".join(sentence(row, budget) for row in first)
     counts: dict[str, int] = {}
     for row in rows:
         words = {SURE: f"{row['first']} surely leads", CLOSE: "the first two are practically equal"}
@@ -159,7 +166,8 @@ def slider(leaders: pd.DataFrame, general: pd.DataFrame) -> str:
         f'<p class="small">{RELATIVE} Strategies are compared by the <i>gap left</i>: the true loss of the '
         "best found, 0 where it is the best constant configuration's and 1 where it is no better than the "
         "median random one's; mean over runs. <i>Surely</i>: the leader beats every other at the 5 % level, "
-        "corrected for the number of objectives; the interval is that of the lead over the next one alone. "
+        "corrected for the number of objectives and clusters, of which each is compared by itself; "
+        "the interval is that of the lead over the next one alone. "
         "<i>Practically equal</i>: the 95 % interval of the lead "
         "lies "
         f"within {100 * EQUAL:g} % of the gap. All objectives together: families of objectives are the "

@@ -32,6 +32,7 @@ from bench.plots import (
 from bench.plots_many import clock_sketch, objective_sketch
 from bench.timelines import Timeline, clock_curves, largest_trace, timeline, worker_use
 
+NAMED = 6  # strategies that the verdict names of more; the tables have all
 LEGIBLE = 300  # cells: more cannot be drawn as dots that a person can tell apart
 SOME = 24  # objectives: the figures of more are drawn by hand, without PDF
 DIALS = 6  # of one figure
@@ -150,9 +151,10 @@ class Page:
         found = self.measures
         if len(self.labels) < 2 or not len(found.panel.budgets):
             return []
-        most: Any = found.leaders.groupby("objective")["budget"].max()
-        last = {o: found.panel.last(o) for o in most.index}
-        most = {o: float(found.panel.budgets[i]) if i >= 0 else most[o] for o, i in last.items()}
+        clusters = measures.by_cluster(found.panel)
+        most: Any = found.leaders.groupby(["objective", "cluster"])["budget"].max()
+        last = {(o, c): clusters[c].last(o) for o, c in most.index}
+        most = {of: float(found.panel.budgets[i]) if i >= 0 else most[of] for of, i in last.items()}
         tops = sorted(set(most.values()), reverse=True)
         rows = rows_at(found.leaders, found.general, tops[0])
         out = [said(rows, tops[0])] if len(rows) == 1 or rows[0]["whole"] else []
@@ -160,7 +162,7 @@ class Page:
             mine = [
                 row
                 for row in rows_at(found.leaders, found.general, top)
-                if not row["whole"] and most[row["objective"]] == top
+                if not row["whole"] and most[row["of"]] == top
             ]
             parts = self._leads(mine)
             if parts and len(rows) > 1:
@@ -197,13 +199,18 @@ class Page:
             if len(rows):
                 counts[label] = (int(np.isfinite(rows["budget_needed"]).sum()), len(rows))
         order = sorted(counts, key=lambda label: (-counts[label][0] / counts[label][1], rank(label)))
-        told = listed(
+        named = order if len(order) <= NAMED + 2 else order[:NAMED]
+        told = [
             f"{label} on {counts[label][0]} of {counts[label][1]}{'' if i else ' objectives'}"
-            for i, label in enumerate(order)
-        )
+            for i, label in enumerate(named)
+        ]
+        others = len(order) - len(named)
+        told += [f"{others} others on no larger share"] if others else []
         limits = sorted({float(b) for b in head["budget"]})
         most = f"{limits[-1]:g}" if len(limits) == 1 else f"{limits[0]:g} to {limits[-1]:g}"
-        out.append(f"Half of the runs or more are near-optimal with at most {most} full trainings: {told}.")
+        out.append(
+            f"Half of the runs or more are near-optimal with at most {most} full trainings: {listed(told)}."
+        )
         clear: dict[str, list[str]] = {}
         open_ = []
         nobody = []
