@@ -139,6 +139,46 @@ def test_names_cannot_break_the_page(tmp_path):
     assert data_of(text)["rows"][-1][0][1] == hostile
 
 
+def check_large(folder, processes):
+    path = report.build(folder, processes)
+    page, found = path.read_text(encoding="utf-8"), Page(metrics.load_folder(folder))
+    assert len(found.objectives) == 26 and len(found.labels) == 16
+    # Every figure is there, without PDF where it is one of an objective.
+    for objective in found.objectives:
+        assert ">m15<" in (folder / "figures" / f"{objective}.svg").read_text()
+        assert not (folder / "figures" / f"{objective}.pdf").exists()
+    assert (folder / "figures" / "over_budget.pdf").exists()
+    # What is heavy and folded is text: outside of it there are few elements, and in it is all.
+    shown = re.sub(r'<script type="text/html">.*?</script>', "", page, flags=re.S)
+    assert shown.count("<td") < 1000 < page.count("<td") / 10 and page.count("<svg") > 26
+    assert shown.count("<noscript>") == page.count('<script type="text/html">') >= 26 + 1
+    rows = page[page.index('id="numbers-table"') :].split("</table>")[0].count("<tr>")
+    assert rows == 1 + 26 * 16
+    # The verdict names the best, and how many more there are.
+    verdict = " ".join(found.verdict())
+    assert "With 8 full trainings, m15 " in verdict and "and 10 others on no larger share." in verdict
+    assert " on 26 of 26 objectives" in verdict and "m0 " not in verdict
+
+
+def large(folder):
+    known = {f"t{i}": (0.0, (np.arange(20000) + 0.5) / 20000) for i in range(26)}
+    strengths = {f"m{i}": 1 + i * i for i in range(16)}
+    return import_traces(traces(strengths, 26, 6, 8), folder, references=known)
+
+
+def test_a_report_of_many_objectives_says_as_much(tmp_path):
+    check_large(large(tmp_path / "x"), 1)
+
+
+@pytest.mark.slow
+def test_a_large_report_is_the_same_from_several_processes(tmp_path):
+    folder = large(tmp_path / "x")
+    check_large(folder, 1)
+    alone = {p: p.read_bytes() for p in folder.rglob("*") if p.suffix in (".html", ".md", ".csv", ".svg")}
+    check_large(folder, 2)
+    assert alone == {p: p.read_bytes() for p in alone}
+
+
 def test_everything_is_written_beside_the_page(tmp_path):
     folder = import_traces(traces({"random": 1, "b": 4}, 2, 8, 4), tmp_path / "x", references=KNOWN)
     report.build(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -158,15 +159,16 @@ class Page:
         tops = sorted(set(most.values()), reverse=True)
         rows = rows_at(found.leaders, found.general, tops[0])
         out = [said(rows, tops[0])] if len(rows) == 1 or rows[0]["whole"] else []
-        for top in tops:
+        for top, cluster in product(tops, clusters):
             mine = [
                 row
                 for row in rows_at(found.leaders, found.general, top)
-                if not row["whole"] and most[row["of"]] == top
+                if not row["whole"] and row["of"][1] == cluster and most[row["of"]] == top
             ]
             parts = self._leads(mine)
             if parts and len(rows) > 1:
-                out.append(f"By the gap left with {top:g} full trainings: {'; '.join(parts)}.")
+                on = f" ({cluster})" if len(clusters) > 1 else ""
+                out.append(f"By the gap left with {top:g} full trainings{on}: {'; '.join(parts)}.")
         return out
 
     @staticmethod
@@ -174,7 +176,7 @@ class Page:
         told: dict[str, dict[str, list[str]]] = {}
         for row in rows:
             who = row["first"] if row["sure"] in (SURELY, ALONE) else ""
-            told.setdefault(row["sure"], {}).setdefault(who, []).append(row["objective"])
+            told.setdefault(row["sure"], {}).setdefault(who, []).append(row["of"][0])
         parts = [
             f"{label} surely leads on {_some(objectives)}"
             for label, objectives in sorted(told.get(SURELY, {}).items(), key=lambda p: -len(p[1]))
