@@ -250,7 +250,7 @@ def objective_sketch(
 
 
 def clock_sketch(curves: pd.DataFrame, use: Mapping[str, np.ndarray], ratio: bool) -> str:
-    """What `bench.plots.clock_figure` shows, of the same frames."""
+    """What `bench.plots_time.clock_figure` shows, of the same frames."""
     labels = sorted(use, key=rank)
     legend, rows = _legend(labels)
     top = 14 + LINE * rows + 14

@@ -8,7 +8,7 @@ import pytest
 
 from bench import store
 from bench.metrics import evaluate, load_folder
-from bench.plots import clock_figure, run_figure
+from bench.plots_time import clock_figure, run_figure
 from bench.timelines import clock_curves, largest_trace, timeline, worker_use
 from nearopt.commands import main
 

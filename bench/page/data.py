@@ -22,15 +22,14 @@ from bench.page.draw import Beside, Task, later
 from bench.page.measures import Measures, compute
 from bench.page.words import last_line, listed, number, percent
 from bench.plots import (
-    clock_figure,
     dial_figure,
     gap_figure,
     headline_figure,
     objective_figure,
     rank,
-    run_figure,
 )
 from bench.plots_many import clock_sketch, objective_sketch
+from bench.plots_time import clock_figure, run_figure
 from bench.timelines import Timeline, clock_curves, largest_trace, timeline, worker_use
 
 NAMED = 6  # strategies that the verdict names of more; the tables have all

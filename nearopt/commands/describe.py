@@ -212,7 +212,7 @@ def main(words: list[str]) -> int:
     import pandas as pd
 
     from bench.describe import describe
-    from bench.plots import describe_figure
+    from bench.plots_describe import describe_figure
     from bench.reference import FIRST
 
     folder = Path("results") / "describe" / name

@@ -638,7 +638,7 @@ def write_growth(rows: list[Growth], about: dict[str, str], folder: Path, limit:
     """Writes growth.csv, growth.md and growth.svg, each whole."""
     import pandas as pd
 
-    from bench.plots import growth_figure
+    from bench.plots_describe import growth_figure
 
     table = pd.DataFrame([asdict(row) for row in rows])
     # A skipped point is drawn where it was expected.
