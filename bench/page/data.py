@@ -35,7 +35,7 @@ from bench.timelines import Timeline, clock_curves, largest_trace, timeline, wor
 NAMED = 6  # strategies that the verdict names of more; the tables have all
 LEGIBLE = 300  # cells: more cannot be drawn as dots that a person can tell apart
 SOME = 24  # objectives: the figures of more are drawn by hand, without PDF
-DIALS = 6  # of one figure
+DRAWN = 6  # dials
 FEW = 8  # strategies: of more, curves have fewer points
 SURE = 6  # fewer runs have no 95 % interval of a median: nothing is emphasised
 READING = {
@@ -319,7 +319,7 @@ class Page:
             head = head.sort_values("objective", key=lambda c: c.map(order))
             yield "headline", Task(headline_figure, (head,))
         if len(self.dials):
-            shown = list(dict.fromkeys(self.dials["dial"]))[:DIALS]
+            shown = list(dict.fromkeys(self.dials["dial"]))[:DRAWN]
             yield "dials", Task(dial_figure, (self.dials[self.dials["dial"].isin(shown)],))
         closed = gap_table(self.gaps)
         if len(closed):

@@ -11,7 +11,7 @@ from bench.gaps import verdict
 from bench.metrics import SHARES
 from bench.page import leaders
 from bench.page.budget import SCRIPT, slider
-from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
+from bench.page.data import CELL_COLUMNS, DRAWN, GAP_COLUMNS, HOW, READING, Page
 from bench.page.measures import pair_rows, sections
 from bench.page.words import (
     ABSOLUTE,
@@ -292,12 +292,18 @@ DIALS = (
 )
 
 
-def _dials(figures: dict[str, str]) -> list[str]:
+def dials_said(page: Page) -> str:
+    """What the figure of dials shows, and of how many (plain text)."""
+    n = len(set(page.dials["dial"]))
+    return DIALS + (f" The first {DRAWN} of {n} are drawn; measures/dials.csv has all." if n > DRAWN else "")
+
+
+def _dials(page: Page, figures: dict[str, str]) -> list[str]:
     if "dials" not in figures:
         return []
     return [
         '<h2 id="dials">What each dial decides</h2>',
-        prose(escape(DIALS), kind="small"),
+        prose(escape(dials_said(page)), kind="small"),
         f"<figure>{figures['dials']}</figure>",
     ]
 
@@ -469,7 +475,12 @@ def _origins(page: Page) -> list[str]:
 
 def render_html(page: Page, figures: dict[str, str]) -> str:
     """The whole page; nothing outside it is needed."""
-    body = [*_answer(page, figures), *_dials(figures), *_gaps(page, figures), *_objectives(page, figures)]
+    body = [
+        *_answer(page, figures),
+        *_dials(page, figures),
+        *_gaps(page, figures),
+        *_objectives(page, figures),
+    ]
     body += [*_measures(page, figures), *_clock(page, figures), *_origins(page)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

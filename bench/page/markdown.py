@@ -6,7 +6,7 @@ from bench.gaps import verdict
 from bench.page import leaders
 from bench.page.budget import rows_at
 from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
-from bench.page.html import DIALS, GAPS
+from bench.page.html import GAPS, dials_said
 from bench.page.measures import efficiency_said, percent
 from bench.page.words import interval, trials
 
@@ -120,7 +120,7 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
     if "headline" in figures:
         out += ["![Full trainings until near-optimal](figures/headline.svg)", ""]
     if "dials" in figures:
-        out += ["## What each dial decides", "", DIALS, "", "![Dials](figures/dials.svg)", ""]
+        out += ["## What each dial decides", "", dials_said(page), "", "![Dials](figures/dials.svg)", ""]
     if "gaps" in figures:
         out += ["## Does changing hyperparameters in training beat a tuned schedule?", ""]
         out += [verdict(page.gap_answers), "", _md_table(GAP_COLUMNS, page.gap_rows()), "", GAPS, ""]
