@@ -36,7 +36,7 @@ def run_page(name: str, run: bool = True) -> list[str]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's file of that name

@@ -27,8 +27,8 @@ def load(group: str, name: str) -> Any:
     return instantiate(OmegaConf.load(CONF / group / f"{name}.yaml"))
 
 
-# Half a minute of compiling each; what they add to hyperband's and pbt's jobs has tests of its own.
-DEAR = {"bohb", "pb2"}
+# Much compiling each; what they add to the jobs of hyperband, asha, pbt and random has tests of its own.
+DEAR = {"async_hyperband", "bohb", "cmaes", "pb2"}
 
 
 def a_class_once(group: str) -> list[Any]:

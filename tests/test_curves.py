@@ -126,6 +126,7 @@ def test_slices_agree_and_noise_is_the_epochs():
     assert abs(np.corrcoef(noise)[0, 1]) < 4 / np.sqrt(2000)
 
 
+@pytest.mark.slow
 def test_rank_dial():
     """The higher `rank`, the better early losses predict the end, at every epoch before it."""
     found = np.array([ranks(rank=r) for r in (0.0, 0.5, 0.8, 1.0)])

@@ -206,6 +206,7 @@ def test_what_diverged_stays_so():
     assert np.isfinite(train(STILL, instance, [[0.1, 0.1]])[2]).all()
 
 
+@pytest.mark.slow
 def test_keeps_the_contract():
     assert check_objective(Drifting(groups=1, max_epoch=8)) == []
 

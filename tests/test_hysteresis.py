@@ -231,6 +231,7 @@ def test_what_diverged_stays_so():
     assert np.isinf(train(STILL, instance, [[0.1, 0.0]], 20, 81, weights)[2]).all()
 
 
+@pytest.mark.slow
 def test_keeps_the_contract():
     assert check_objective(Hysteresis(max_epoch=6)) == []
 
@@ -248,7 +249,8 @@ def test_bad_settings_name_themselves(settings):
         Hysteresis(**settings)
 
 
-@pytest.mark.parametrize("schedule", ["linear", pytest.param("step", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["linear", "step"])
 def test_a_schedule_multiplies_the_rate_and_its_search_finds_the_best(schedule):
     objective, mine = Hysteresis(schedule=schedule, noise=0.0), instance_of(STILL)
     time = (np.arange(81) + 0.5) / 81

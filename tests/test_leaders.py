@@ -172,7 +172,7 @@ def test_a_label_says_strategy_and_cluster():
     assert leaders.curves_of(81, np.nan) == leaders.UNKNOWN and leaders.curves_of(1, 0.9) == leaders.WITHOUT
 
 
-def test_the_report_shows_the_table_and_writes_it(folder):
+def test_the_report_shows_the_table_and_writes_it(folder, undrawn):
     report.build(folder, pdf=False, ranks=RANKS)
     table = shown.table(pd.read_csv(folder / "leaders.csv"))
     assert table in (folder / "report.md").read_text(encoding="utf-8")

@@ -39,7 +39,7 @@ def data_of(html):
 
 
 @pytest.mark.parametrize("strategies", [2, 3, 10])
-def test_words_slider_and_tables_name_the_known_winner(tmp_path, strategies):
+def test_words_slider_and_tables_name_the_known_winner(tmp_path, strategies, undrawn):
     strengths = {f"m{i}": 3**i if strategies < 10 else 2**i for i in range(strategies)}
     page, html, markdown = page_of(import_traces(traces(strengths), tmp_path / "x", references=KNOWN))
     best, data = f"m{strategies - 1}", data_of(html)

@@ -152,7 +152,7 @@ def stop_after(f, calls, error=KeyboardInterrupt):
         (by_epoch, "generator", None),
         (stored, "checkpoint", None),
         (loss, "config", (1, 2)),  # which shows that nothing is random, and that must not be forgotten
-        (stored, "checkpoint", (1, 2)),
+        pytest.param(stored, "checkpoint", (1, 2), marks=pytest.mark.slow),
     ],
 )
 def test_stopped_anywhere_a_study_goes_on_as_if_it_was_not(tune, f, form, confirm):
