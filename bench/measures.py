@@ -58,7 +58,6 @@ from bench.stats import (
     expected_running_time,
     interquartile_mean,
     mean_interval,
-    restricted_mean_interval,
 )
 
 RANGE = 2.0  # gaps left lie within -1 and 1
@@ -355,48 +354,74 @@ PAIRS = [
 ]  # fmt: skip
 
 
-def against_leader(panel: Panel, objective: str) -> pd.DataFrame:
+class Compared(NamedTuple):
+    """What strategies are compared by on one objective: best, the label with the smallest mean gap left at
+    `budget`, the largest at which all have runs ("" and nan where there is none) · gaps: label -> f64[runs],
+    gap left at its own largest budget · ends: label -> its Ends at `budget`, paired where they share runs ·
+    times: label -> (full trainings f64[runs] until near-optimal, at most `budget`, seeds), of those that have
+    runs of that budget."""
+
+    objective: str
+    budget: float
+    best: str
+    gaps: dict[str, np.ndarray]
+    ends: dict[str, Ends]
+    paired: bool
+    times: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def compared(panel: Panel, objective: str) -> Compared:
+    """What `against_leader` needs of one objective."""
+    items = {v: panel.cells[objective, v] for v in panel.labels if (objective, v) in panel.cells}
+    index = panel.last(objective)
+    there, paired = shared(panel.at(objective, index)) if index >= 0 else ({}, False)
+    budget = float(panel.budgets[index]) if index >= 0 else np.nan
+    last = {v: item.scores[item.largest] for v, item in items.items()}
+    scores = {v: item.scores[budget] for v, item in items.items() if budget in item.scores}
+    return Compared(
+        objective, budget, min(there, key=lambda v: there[v].gap.mean()) if there else "",
+        {v: s.gap_left(s.true[:, -1]) for v, s in last.items()}, there, paired,
+        {v: (np.minimum(s.reached[0], budget), s.runs.seeds) for v, s in scores.items()},
+    )  # fmt: skip
+
+
+def against_leader(found: Compared) -> pd.DataFrame:
     """Relative but for gap_left, which is each strategy's own at its largest budget. Each strategy against
     the one with the smallest mean gap left, on one objective, at the largest `budget` at which all have runs:
     PAIRS. p_tukey: p corrected for the number of strategies, one of which was chosen as the leader, as the
     level that seeds_needed goes by; time: the difference in E[min(T, B)] of the near-optimal target, in full
     trainings, where both have runs of that budget B."""
-    items = {v: panel.cells[objective, v] for v in panel.labels if (objective, v) in panel.cells}
-    index = panel.last(objective)
-    there, paired = shared(panel.at(objective, index)) if index >= 0 else ({}, False)
-    budget = float(panel.budgets[index]) if index >= 0 else np.nan
-    best = min(there, key=lambda v: there[v].gap.mean()) if there else ""
-    rows, found = [], {}
-    for label, item in items.items():
-        s = item.scores[item.largest]
-        mean, low, high = (float(v) for v in mean_interval(s.gap_left(s.true[:, -1])))
-        row = {"objective": objective, "label": label, "against": best, "gap_left": mean,
-               "gap_low": low, "gap_high": high, "runs": len(s.runs.seeds)}  # fmt: skip
-        if index < 0:
+    best, there, rows, apart_by = found.best, found.ends, [], {}
+    for label, gaps in found.gaps.items():
+        mean, low, high = (float(v) for v in mean_interval(gaps))
+        row = {"objective": found.objective, "label": label, "against": best, "gap_left": mean,
+               "gap_low": low, "gap_high": high, "runs": len(gaps)}  # fmt: skip
+        if not best:
             row["reason"] = "no budget at which all have runs"
         elif label != best:
-            d = found[label] = apart(there[label], there[best], paired)
-            needed, says = seeds_needed(d, EQUAL, tukey_level(len(items)))
-            row |= {"budget": budget, "difference": d.mean, "low": d.low, "high": d.high, "p": d.p,
+            d = apart_by[label] = apart(there[label], there[best], found.paired)
+            needed, says = seeds_needed(d, EQUAL, tukey_level(len(found.gaps)))
+            row |= {"budget": found.budget, "difference": d.mean, "low": d.low, "high": d.high, "p": d.p,
                     "reason": d.reason, "correlation": d.correlation, "runs": d.n, "seeds_needed": needed,
                     "would_say": says}  # fmt: skip
-            if budget in item.scores and budget in items[best].scores:
-                row |= _time_apart(item.scores[budget], items[best].scores[budget], budget)
+            if label in found.times and best in found.times:
+                row |= _time_apart(*found.times[label], *found.times[best], found.budget)
         else:
-            row |= {"budget": budget, "runs": len(there[best].gap)}
+            row |= {"budget": found.budget, "runs": len(there[best].gap)}
         rows.append(row)
     table = pd.DataFrame(rows, columns=pd.Index(PAIRS))
-    table["p_tukey"] = tukey(table["p"].to_numpy(np.float64), len(items))
+    table["p_tukey"] = tukey(table["p"].to_numpy(np.float64), len(found.gaps))
     table["answer"] = [
-        answer(found[label], EQUAL, p) if label in found else "leads" if label == best else OPEN
+        answer(apart_by[label], EQUAL, p) if label in apart_by else "leads" if label == best else OPEN
         for label, p in zip(table["label"], table["p_tukey"], strict=True)
     ]
     return table
 
 
-def _time_apart(one: Score, two: Score, limit: float) -> dict[str, float]:
-    mine, theirs = (np.minimum(s.reached[0], limit) for s in (one, two))
-    t = difference(mine, theirs, one.runs.seeds, two.runs.seeds, width=limit)
+def _time_apart(
+    mine: np.ndarray, seeds: np.ndarray, theirs: np.ndarray, others: np.ndarray, limit: float
+) -> dict[str, float]:
+    t = difference(mine, theirs, seeds, others, width=limit)
     return {"time_difference": t.mean, "time_low": t.low, "time_high": t.high, "time_p": t.p}
 
 
@@ -409,17 +434,21 @@ def times(panel: Panel) -> pd.DataFrame:
     rows = []
     for (objective, label), item in panel.cells.items():
         s, limit = item.scores[item.largest], item.largest
+        # Nothing is cut off before the limit, so restricted means are means: of all targets at once.
+        lifetimes = np.minimum(np.where(np.isfinite(s.reached), s.reached, limit), limit)
+        means, lows, highs = mean_interval(lifetimes.T)
+        lows, highs = np.maximum(lows, 0.0), np.minimum(highs, limit)
         for which, target in enumerate(TARGETS):
             reached = np.isfinite(s.reached[which])
             spent = np.where(reached, s.reached[which], s.runs.total / item.max_epoch)
             low, high = clopper_pearson(reached.sum(), len(reached))
             ert = expected_running_time(spent, reached)
-            mean = restricted_mean_interval(np.where(reached, s.reached[which], limit), reached, limit)
             rows.append({
                 "objective": objective, "label": label, "target": target, "budget": limit,
                 "runs": len(reached), "success": reached.mean(), "success_low": float(low),
                 "success_high": float(high), "ert": ert[0], "ert_low": ert[1], "ert_high": ert[2],
-                "restricted_mean": mean[0], "restricted_mean_low": mean[1], "restricted_mean_high": mean[2],
+                "restricted_mean": float(means[which]), "restricted_mean_low": float(lows[which]),
+                "restricted_mean_high": float(highs[which]),
             })  # fmt: skip
     return pd.DataFrame(rows)
 

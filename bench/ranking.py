@@ -199,8 +199,13 @@ def surely_first(values: Sequence[np.ndarray], paired: bool, width: float) -> tu
         distance = np.where(error > 0, gap / error, np.where(gap > 0, np.inf, 0.0))
 
     near = sorted((int(i) for i in order[1:]), key=lambda i: distance[i])[:2]
-    p = [float(differences(values[first], values[i], paired, width).p[0]) for i in near]
-    return first, second, max(p)
+    if len({len(values[i]) for i in near}) == 1:  # both at once
+        p = differences(
+            np.stack([values[first]] * len(near)), np.stack([values[i] for i in near]), paired, width
+        ).p
+    else:
+        p = [differences(values[first], values[i], paired, width).p[0] for i in near]
+    return first, second, float(max(p))
 
 
 def rank_table(values: pd.DataFrame) -> pd.DataFrame:

@@ -166,6 +166,7 @@ def large(folder):
     return import_traces(traces(strengths, 26, 6, 8), folder, references=known)
 
 
+@pytest.mark.slow
 def test_a_report_of_many_objectives_says_as_much(tmp_path):
     check_large(large(tmp_path / "x"), 1)
 

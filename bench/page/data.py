@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -15,7 +15,19 @@ from bench import measures
 from bench.dials import End, dial_table, dials
 from bench.gaps import Ends, Gap, answer_table, gap_table, groups, shares
 from bench.leaders import curves_table, leaders_table
-from bench.metrics import LEVELS, MOST, NEAR, SHARES, TARGETS, Results, Scored, curves, evaluate, summary
+from bench.metrics import (
+    LEVELS,
+    MOST,
+    NEAR,
+    SHARES,
+    TARGETS,
+    Results,
+    Score,
+    Scored,
+    curves,
+    evaluate,
+    summary,
+)
 from bench.page.budget import ALONE, CHANCE, CLOSE, rows_at, said
 from bench.page.budget import SURE as SURELY
 from bench.page.draw import Beside, Task, later
@@ -69,6 +81,35 @@ def clear_best(rows: Any, reading: str) -> str | None:
 def _some(names: list[str], most: int = 8) -> str:
     """All names where they are few, else how many."""
     return listed(names) if len(names) <= most else f"{len(names)} objectives"
+
+
+def _for_curves(item: Scored) -> Scored:
+    """What `curves` and `clock_curves` need of a cell: it may have to go to another process."""
+    nothing = np.empty((0, 0))
+
+    def part(s: Score, last: bool) -> Score:
+        runs = s.runs._replace(granted=nothing, loss=nothing, true_loss=nothing, until=nothing)
+        if not last:  # only how the runs of a smaller budget end is drawn
+            runs = runs._replace(spent=nothing, finished=nothing)
+        return s._replace(runs=runs, told=nothing, true=s.true if last else s.true[:, -1:])
+
+    scores = {b: part(s, b == item.largest) for b, s in item.scores.items()}
+    return item._replace(cell=item.cell._replace(traces={}), scores=scores)
+
+
+def _curves_drawn(
+    picture: Callable[..., Any],
+    objective: str,
+    items: list[Scored],
+    ratio: bool,
+    points: int,
+    **settings: Any,
+) -> Any:
+    return picture(objective, *curves(items, ratio, points), **(settings | {"ratio": ratio}))
+
+
+def _clock_drawn(picture: Callable[..., Any], items: list[Scored], use: Any, ratio: bool, points: int) -> Any:
+    return picture(clock_curves(items, ratio, points), use, ratio)
 
 
 class Page:
@@ -329,7 +370,7 @@ class Page:
             ratio, items = self.scale(objective)
             if not items:
                 continue
-            shown = curves(items, ratio, 90 if len(items) <= FEW else 40)
+            points = 90 if len(items) <= FEW else 40
             instances = np.unique(np.concatenate([s.scores[s.largest].runs.instance for s in items]))
             goals = self.goals[objective].loc[instances]
 
@@ -339,19 +380,18 @@ class Page:
                 )
 
             settings = {
-                "ratio": ratio,
                 "goal": level(NEAR),
                 "dynamic": level("dynamic"),
                 "max_epoch": items[0].max_epoch,
             }
             picture = objective_figure if few else objective_sketch
-            yield objective, Task(picture, (objective, *shown), settings, few)
+            drawn = [_for_curves(item) for item in items]
+            yield objective, Task(_curves_drawn, (picture, objective, drawn, ratio, points), settings, few)
             if not few and max(self.workers(i.cell) for i in items) == 1:
                 continue  # one worker is always busy: its clock shows little that the budget does not
             use = {i.cell.label: worker_use(largest_trace(i), self.workers(i.cell)) for i in items}
-            clock = clock_curves(items, ratio, 90 if len(items) <= FEW else 40)
             picture = clock_figure if few else clock_sketch
-            yield f"{objective}.clock", Task(picture, (clock, use, ratio), {}, few)
+            yield f"{objective}.clock", Task(_clock_drawn, (picture, drawn, use, ratio, points), {}, few)
         for label, (_, found) in self.pictures.items():
             yield f"{label}.run", Task(run_figure, (label, found))
 

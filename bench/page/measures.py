@@ -62,13 +62,14 @@ def compute(panel: measures.Panel, run: Beside = later) -> Measures:
     leaders, general, wins = (
         run(f, ends) for f in (measures.leaders, measures.general_leaders, measures.wins)
     )
-    pairs = [measures.against_leader(panel, o) for o in panel.objectives]
+    begun = [run(measures.against_leader, measures.compared(panel, o)) for o in panel.objectives]
     ranked, test = measures.rank_test(panel)
     alone = (
         measures.times(panel), measures.runtime_distribution(panel), measures.middle_halves(panel),
         measures.tuned_too_far(panel), measures.rank_over_budget(panel),
     )  # fmt: skip
     efficiency, variance = measures.efficiency(panel, BASELINE), measures.variance(panel)
+    pairs = [ready() for ready in begun]
     joined = pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(columns=pd.Index(measures.PAIRS))
     return Measures(panel, leaders(), general(), *alone, wins(), ranked, test, efficiency, variance, joined)
 
