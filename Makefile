@@ -34,7 +34,8 @@ reference: $(INSTALLED)
 	cp results/describe/suite/describe.csv results/reference/describe/suite.csv; \
 	$(BIN)/nearopt run experiment=leaders; \
 	$(BIN)/nearopt run experiment=training; \
-	for name in first speed growth evaluations dials suite pbt_vs_schedules leaders training; do \
+	$(BIN)/nearopt speed train=digits,width=64,blocks=0; \
+	for name in first speed growth evaluations dials suite pbt_vs_schedules leaders training throughput; do \
 	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
 	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html --exclude='*.clock.svg' --exclude='*.run.svg' --exclude='*.pdf' -cf - . \
 	    | tar -C results/reference/$$name -xf -; \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -99,3 +100,11 @@ def test_everybody_trains_the_same_task(tmp_path, monkeypatch):
     there = rows[:2] if find_spec("torch") is None else rows
     assert all(row.status == "measured" and row.per_second > 0 for row in there)
     assert np.ptp([row.loss for row in there[:3]]) < 0.3
+
+
+def test_the_page_on_tasks_shows_the_table_that_was_measured():
+    root = Path(__file__).parent.parent
+    table = (root / "results/reference/throughput/throughput.md").read_text().split("\n\n")[0]
+    assert table in (root / "docs/tasks.md").read_text()
+    rows = pd.read_csv(root / "results/reference/throughput/throughput.csv").set_index("trainer")
+    assert table.count("\n") == 1 + len(rows) and rows["status"].eq("measured").all()
