@@ -191,5 +191,7 @@ def test_everything_is_written_beside_the_page(tmp_path):
         assert (folder / "figures" / f"{name}.svg").exists()
     draw = measured.drawings(Page(metrics.load_folder(folder)).measures)["wins"]
     assert draw.draw(*draw.given).pdf() == (folder / "figures" / "wins.pdf").read_bytes()  # the same bytes
-    wins = pd.read_csv(folder / "measures" / "wins.csv").set_index("label")
-    assert wins.loc["b", "random"] > 0.5
+    wins = pd.read_csv(folder / "measures" / "wins.csv").set_index(["label", "against"])
+    row, back = wins.loc[("b", "random")], wins.loc[("random", "b")]
+    assert 0.5 < row["probability"] <= row["high"] and row["low"] <= row["probability"]
+    assert [back["probability"], back["low"]] == pytest.approx([1 - row["probability"], 1 - row["high"]])

@@ -35,6 +35,7 @@ from bench.ranking import Friedman, Wins
 
 BASELINE = "random"
 MOST_ROWS = 400  # of a folded table on the page; summary.csv and measures/ have all
+WINS = ["label", "against", "probability", "low", "high", "objectives"]
 
 
 class Measures(NamedTuple):
@@ -76,14 +77,16 @@ def compute(panel: measures.Panel, run: Beside = later) -> Measures:
 
 def frames(found: Measures) -> dict[str, pd.DataFrame]:
     """What is written beside the report as measures/NAME.csv."""
-    labels = found.panel.labels
-    index, columns = pd.Index(labels, name="label"), pd.Index(labels)
+    labels, wins = found.panel.labels, found.wins
+    win_rows = [
+        (labels[i], labels[j], wins.value[i, j], wins.low[i, j], wins.high[i, j], wins.objectives[i, j])
+        for i, j in np.argwhere(wins.objectives)
+    ]
     return {
         "leaders": found.leaders, "leaders_in_general": found.general, "against_leader": found.pairs,
         "times": found.times, "runtime_distribution": found.runtime, "interquartile_means": found.middles,
         "overtuning": found.tuned, "ranks": found.ranks, "efficiency": found.efficiency,
-        "variance": found.variance,
-        "wins": pd.DataFrame(found.wins.value, index, columns).reset_index(),
+        "variance": found.variance, "wins": pd.DataFrame(win_rows, columns=pd.Index(WINS)),
     }  # fmt: skip
 
 
