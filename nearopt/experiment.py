@@ -533,19 +533,21 @@ def _run_parallel(groups: list[list[Cell]], processes: int, say: Say) -> None:
         ) from None
 
 
-def run(experiment: Experiment) -> bool:
-    """Runs what is missing, one line a cell; returns whether no cell failed. Raises KeyboardInterrupt with
-    every finished cell kept."""
-    todo = cells(experiment)
+def run(*experiments: Experiment) -> bool:
+    """Runs what is missing, one line a cell; returns whether no cell failed. Several experiments that share a
+    folder are run as one, so that no core waits for the end of each. Raises KeyboardInterrupt with every
+    finished cell kept."""
+    todo = [cell for experiment in experiments for cell in cells(experiment)]
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
     clock = time.perf_counter()
     groups: dict[str, list[Cell]] = {}
     for cell in todo:
         groups.setdefault(cell.objective.label, []).append(cell)
     # The longest first, so that no process is left with it at the end: real training, then long curves.
-    order = sorted(groups.values(), key=lambda g: -_weight(g[0]))
-    processes = experiment.processes or cores()
-    processes = 1 if experiment.debug else min(processes, len(order))
+    order = sorted(groups.values(), key=lambda group: -sum(_weight(cell) for cell in group))
+    first = experiments[0]
+    processes = first.processes or cores()
+    processes = 1 if first.debug else min(processes, len(order))
     progress = _Progress(len(todo))
     try:
         if processes == 1:
@@ -555,11 +557,14 @@ def run(experiment: Experiment) -> bool:
             _run_parallel(order, processes, progress)
     finally:
         progress.bar.close()
-    record = experiment.folder / "experiment.json"
-    if not experiment.debug and (progress.ran or not record.exists()):
+    record = first.folder / "experiment.json"
+    if not first.debug and (progress.ran or not record.exists()):
+        objectives = [o.label for experiment in experiments for o in experiment.objectives]
         about = {
-            "name": experiment.name, "seeds": experiment.seeds, "budgets": list(experiment.budgets),
-            "per_objective": experiment.per_objective, "objectives": [o.label for o in experiment.objectives],
+            "name": first.name, "seeds": max(e.seeds for e in experiments),
+            "budgets": sorted({b for e in experiments for b in e.budgets}),
+            "per_objective": {k: v for e in experiments for k, v in e.per_objective.items()},
+            "objectives": list(dict.fromkeys(objectives)),
             "strategies": list(dict.fromkeys(c.label for c in todo)), "versions": versions(),
             "started": started, "wall_s": round(time.perf_counter() - clock, 1), "processes": processes,
             "command": " ".join(["nearopt", *sys.argv[1:]]), "nearopt": __version__,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,13 +246,13 @@ class Sources:
         }
         return dataclasses.replace(made, name=f"{self.folder.name}/{RUNS}", per_objective=own)
 
-    def run(self, claim: Claim) -> None:
-        """Runs what a claim lacks; a cell that fails is its objective's loss."""
+    def run(self, claims: Sequence[Claim]) -> None:
+        """Runs what claims lack, side by side; a cell that fails is its objective's loss."""
         from nearopt import experiment
 
-        made = self.experiment(claim)
-        if made is not None and any(experiment.work(cell).todo for cell in experiment.cells(made)):
-            experiment.run(made)
+        made = [found for found in map(self.experiment, claims) if found is not None]
+        if any(experiment.work(cell).todo for one in made for cell in experiment.cells(one)):
+            experiment.run(*made)
 
     def runs(self, claim: Claim, text: str) -> Folder:
         """An objective's runs; raises Missing where it is not there."""

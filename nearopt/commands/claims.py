@@ -77,9 +77,9 @@ def main(words: list[str]) -> int:
     _use_cache(cache_folder())
     print("training random configurations, and measuring them", flush=True)
     measuring.ahead(sources, claims, cores())
+    sources.run(claims)
     measured = []
     for one in claims:
-        sources.run(one)
         measured.append(measuring.measure(sources, one))
         print(f"{one.number:>3} {one.title}: {page.sentence(measured[-1])}", flush=True)
     path = page.write(folder, measured)
