@@ -533,11 +533,11 @@ def _run_parallel(groups: list[list[Cell]], processes: int, say: Say) -> None:
         ) from None
 
 
-def run(*experiments: Experiment) -> bool:
+def run(*experiments: Experiment, only: Callable[[Cell], bool] = lambda cell: True) -> bool:
     """Runs what is missing, one line a cell; returns whether no cell failed. Several experiments that share a
-    folder are run as one, so that no core waits for the end of each. Raises KeyboardInterrupt with every
-    finished cell kept."""
-    todo = [cell for experiment in experiments for cell in cells(experiment)]
+    folder are run as one, so that no core waits for the end of each; `only`: which of their cells. Raises
+    KeyboardInterrupt with every finished cell kept."""
+    todo = [cell for experiment in experiments for cell in cells(experiment) if only(cell)]
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
     clock = time.perf_counter()
     groups: dict[str, list[Cell]] = {}

@@ -431,7 +431,7 @@ def test_all_claims_of_the_guide_and_the_published_comparisons_are_there():
 
 
 TINY = """
-strategy: [random, defaults]
+strategy: [random, defaults, sobol]
 seeds: 24
 budgets: [6]
 objective: [branin, taskset]
@@ -469,6 +469,8 @@ def test_a_claim_of_ones_own_from_file_to_page(tmp_path, monkeypatch, capsys):
     path.write_text(TINY.replace("SIDE", "above"))
     assert command.main(["tiny", "name=mine"]) == 0
     folder = tmp_path / "results" / "mine"
+    ran = {p.parent.name for p in (folder / "runs" / "branin").glob("*/cell.json")}
+    assert ran == {"random", "defaults"}  # nothing looks at the third strategy
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")}
     found = pd.read_csv(folder / "claims.csv")
     better, short = found.to_dict("records")

@@ -310,6 +310,12 @@ class Runs(Protocol):
     def trace(self, label: str, budget: float) -> pd.DataFrame: ...
 
 
+def labels_of(settings: dict[str, Any]) -> list[str]:
+    """The labels whose runs a measure of runs looks at, by its settings."""
+    named = [settings[key] for key in ("strategy", "one", "two", "many", "less") if settings.get(key)]
+    return [label for found in named for label in ([found] if isinstance(found, str) else found)]
+
+
 def _left(score: Score) -> np.ndarray:
     """Gap left f64[runs] by the last incumbent."""
     return score.gap_left(score.true[:, -1])

@@ -22,7 +22,7 @@ from bench.measures import family
 from nearopt import catalogue
 from nearopt.catalogue import UserError
 from nearopt.claims.claim import Claim
-from nearopt.claims.measures import MEASURES, Effect, Missing, Sample
+from nearopt.claims.measures import MEASURES, Effect, Missing, Sample, labels_of
 
 if TYPE_CHECKING:
     from bench.metrics import Score
@@ -222,10 +222,8 @@ class Sources:
         """What a claim needs to be run, of the objectives that are there; None where that is nothing."""
         from nearopt import experiment
 
-        looked = [(p.measure, t) for p in claim.parts for t in p.objectives]
-        looked += [(f["ours"]["measure"], f["ours"]["objective"]) for f in claim.published if "ours" in f]
         entries = []
-        for text in dict.fromkeys(t for name, t in looked if MEASURES[name].looks == "runs"):
+        for text in dict.fromkeys(t for name, t, _ in claim.looks() if MEASURES[name].looks == "runs"):
             try:
                 self.objective(text)
                 entries.append(self.entry(text))
@@ -247,12 +245,23 @@ class Sources:
         return dataclasses.replace(made, name=f"{self.folder.name}/{RUNS}", per_objective=own)
 
     def run(self, claims: Sequence[Claim]) -> None:
-        """Runs what claims lack, side by side; a cell that fails is its objective's loss."""
+        """Runs what claims look at and lack, side by side; a cell that fails is its objective's loss."""
         from nearopt import experiment
 
         made = [found for found in map(self.experiment, claims) if found is not None]
-        if any(experiment.work(cell).todo for one in made for cell in experiment.cells(one)):
-            experiment.run(*made)
+        looked = {
+            (self.entry(text).label, label)
+            for one in claims
+            for measure, text, settings in one.looks()
+            if MEASURES[measure].looks == "runs"
+            for label in labels_of(settings)
+        }
+
+        def wanted(cell: experiment.Cell) -> bool:
+            return (cell.objective.label, cell.label) in looked
+
+        if any(experiment.work(c).todo for one in made for c in experiment.cells(one) if wanted(c)):
+            experiment.run(*made, only=wanted)
 
     def runs(self, claim: Claim, text: str) -> Folder:
         """An objective's runs; raises Missing where it is not there."""
