@@ -41,7 +41,8 @@ def kept_share(early: np.ndarray, late: np.ndarray, share: float, rng: np.random
 
 
 def early_ranks(table: pd.DataFrame) -> dict[str, float]:
-    """Means over seeds of the rank correlation of told losses at TIMES with those of the end, and of how
+    """Means over seeds of the rank correlation of told losses at TIMES with those of the end, at a ninth with
+    the true ones of the end (rank_at_ninth), and of how
     often the final best of GROUP is in their top third and top ninth at EARLY."""
     from bench.describe import spearman
 
@@ -50,6 +51,10 @@ def early_ranks(table: pd.DataFrame) -> dict[str, float]:
         loss = np.stack(part["loss"].tolist()).astype(np.float64)
         epochs, end = loss.shape[1], loss[:, -1]
         row = {f"ranks_{t:g}": spearman(loss[:, epoch_of(t, epochs) - 1], end) for t in TIMES}
+        true = np.array([v[-1] for v in part["true_loss"]], np.float64)
+        row["rank_at_ninth"] = spearman(
+            loss[:, epoch_of(1 / 9, epochs) - 1], true
+        )  # as `nearopt describe` has it
         early = loss[:, epoch_of(EARLY, epochs) - 1]
         for word, share in (("third", 1 / 3), ("ninth", 1 / 9)):
             draw = np.random.default_rng([3, int(str(seed))])
