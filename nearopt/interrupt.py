@@ -1,4 +1,4 @@
-"""Ctrl-C while a study is at work: one KeyboardInterrupt, which is not lost, and one clear end."""
+"""Ctrl-C while something is at work: one KeyboardInterrupt, which is not lost, and one clear end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,47 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 AGAIN = 0.5  # seconds within which a second signal is the same Ctrl-C: wrappers such as `uv run` pass it on
 COLLECTING = "_xla_gc_callback"  # JAX's, at each garbage collection: what is raised there is only printed
 EXIT = 130  # as shells have it: 128 and the signal's number
+
+
+def _put_off(frame: FrameType | None) -> bool:
+    """Whether a signal falls where an exception would be swallowed; then it comes again in a moment."""
+    if frame is None or frame.f_code.co_name != COLLECTING:
+        return False
+    timer = threading.Timer(0.02, _thread.interrupt_main)
+    timer.daemon = True
+    timer.start()
+    return True
+
+
+def _mine() -> bool:
+    """Whether nobody else handles Ctrl-C here."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Within it Ctrl-C raises KeyboardInterrupt, wherever it falls."""
+
+    def pressed(number: int, frame: FrameType | None) -> None:
+        if not _put_off(frame):
+            raise KeyboardInterrupt
+
+    mine = _mine()
+    if mine:
+        signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Interrupts:
@@ -28,10 +64,9 @@ class Interrupts:
         self.mine = False
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self.mine = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            if self.mine:
-                signal.signal(signal.SIGINT, self._pressed)
+        self.mine = _mine()
+        if self.mine:
+            signal.signal(signal.SIGINT, self._pressed)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -43,10 +78,7 @@ class Interrupts:
             sys.exit(EXIT)
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code.co_name == COLLECTING:
-            timer = threading.Timer(0.02, _thread.interrupt_main)
-            timer.daemon = True
-            timer.start()
+        if _put_off(frame):
             return
         before, self.at = self.at, time.monotonic()
         if before is not None and self.at - before < AGAIN:

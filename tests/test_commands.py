@@ -240,6 +240,32 @@ def test_ctrl_c_keeps_what_is_finished(folder):
     assert len(nearopt.load("results/a")) == 2 * 2 * 2 * 2
 
 
+COLLECTED = """
+import gc, os, signal, time
+from nearopt.interrupt import heard
+
+def _xla_gc_callback(phase, info):  # as JAX has one; what is raised in it is printed, and lost
+    if phase == "start":
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+try:
+    with heard():
+        gc.callbacks.append(_xla_gc_callback)
+        gc.collect()
+        gc.callbacks.clear()
+        time.sleep(30)
+except KeyboardInterrupt:
+    print("heard")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+def test_ctrl_c_during_a_garbage_collection_is_heard():
+    run = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr, run.returncode) == ("heard\n", "", 0)
+
+
 def test_a_package_of_ones_own_that_hides_ours_is_named(folder):
     (folder / "bench").mkdir()
     (folder / "bench" / "__init__.py").write_text("")

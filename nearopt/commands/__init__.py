@@ -91,9 +91,11 @@ def main(words: list[str] | None = None) -> int:
         print(f"usage: {program()} {name} {command.USAGE}\n\n{(command.__doc__ or '').strip()}")
         return 0
     from nearopt.catalogue import UserError
+    from nearopt.interrupt import heard
 
     try:
-        return command.main(words)
+        with heard():
+            return command.main(words)
     except UserError as error:
         print(f"nearopt: {error}", file=sys.stderr)
         return USAGE
