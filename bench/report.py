@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 
 from bench.gaps import gap_table
 from bench.metrics import load_folder
 from bench.page import measures
 from bench.page.data import Page
-from bench.page.draw import FEW, beside, draw
+from bench.page.draw import FEW, begin, beside
 from bench.page.html import render_html
 from bench.page.markdown import render_markdown
 
@@ -43,8 +42,10 @@ def build(
     results = load_folder(folder)
     with beside(processes if len(results.cells) >= FEW else 1) as run:
         page = Page(results, ranks, run)
+        begun = begin(page.drawings(), pdf, run)  # first, so that they are drawn beside what follows
         root, found = results.path, page.measures
-        drawn = draw(chain(page.drawings(), measures.drawings(found).items()), pdf, run)
+        begun |= begin(measures.drawings(found).items(), pdf, run)
+        drawn = {name: ready() for name, ready in begun.items()}
     _write(root / "summary.csv", page.table.to_csv(index=False))
     for name, table in measures.frames(found).items():
         _write(root / "measures" / f"{name}.csv", table.to_csv(index=False))

@@ -50,7 +50,8 @@ def _draw(task: Task) -> Drawn:
     return Drawn(str(drawing), drawing.pdf() if task.pdf else b"")
 
 
-def draw(tasks: Iterable[tuple[str, Task]], pdf: bool = True, run: Beside = later) -> dict[str, Drawn]:
+def begin(
+    tasks: Iterable[tuple[str, Task]], pdf: bool = True, run: Beside = later
+) -> dict[str, Callable[[], Drawn]]:
     """Every figure by name, each begun as soon as its task is there; without `pdf` none as PDF."""
-    begun = {name: run(_draw, task if pdf else task._replace(pdf=False)) for name, task in tasks}
-    return {name: ready() for name, ready in begun.items()}
+    return {name: run(_draw, task if pdf else task._replace(pdf=False)) for name, task in tasks}
