@@ -223,8 +223,12 @@ def test_ctrl_c_keeps_what_is_finished(folder):
     own_strategy(folder, "slow", "time.sleep(60)")
     words = ["run", "name=a", "strategy=random,slow", "objective=branin,box", "seeds=2", "budgets=[2]"]
     command = [sys.executable, "-m", "nearopt", *words]
-    process = subprocess.Popen([*command, "processes=2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    process = subprocess.Popen(
+        [*command, "processes=2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Tests that a shell has put in the background ignore the signal, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdout is not None
     lines = [process.stdout.readline()]
     while sum("random" in line for line in lines) < 2:
