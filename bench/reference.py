@@ -30,6 +30,7 @@ import pandas as pd
 
 from bench.drive import instance_key
 from bench.protocols import Reference
+from bench.store import write_json
 
 # Shares of random configurations at which the quantiles of their true loss are kept: fine where targets lie.
 LEVELS: tuple[float, ...] = (*np.geomspace(1e-4, 0.1, 31).tolist(), *np.linspace(0.15, 1.0, 18).tolist())
@@ -203,7 +204,7 @@ def make(objective: Any) -> Path:
     """Remakes an objective's stored reference and returns its path."""
     path = stored_path(objective)
     if hasattr(objective, "make_reference_table"):
-        _write_json(objective.make_reference_table(), path)
+        write_json(path, objective.make_reference_table())
         make_optima(objective)
     else:
         write_table(compute(objective, range(FIRST, FIRST + STORED)), path)
@@ -215,14 +216,7 @@ def make_optima(objective: Any) -> None:
     path = stored_path(objective)
     if hasattr(objective, "make_reference"):
         optima = own_optima(objective, range(FIRST, FIRST + STORED))
-        _write_json(json.loads(path.read_text()) | {"optima": optima}, path)
-
-
-def _write_json(table: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(table, indent=1) + "\n")
-    os.replace(temporary, path)
+        write_json(path, json.loads(path.read_text()) | {"optima": optima})
 
 
 def reference_table(objective: Any, instances: Sequence[int], cache: Path | None = None) -> pd.DataFrame:

@@ -322,6 +322,29 @@ def test_a_measure_of_runs_turns_round_with_them(name, settings, high, low):
     assert a.value > b.value + 0.02 and a.low > b.high
 
 
+class Watched:
+    """Runs, and whose were asked for."""
+
+    def __init__(self, runs):
+        self.runs, self.asked, self.max_epoch, self.rate = runs, set(), runs.max_epoch, runs.rate
+
+    def score(self, label, budget):
+        self.asked.add(label)
+        return self.runs.score(label, budget)
+
+    def trace(self, label, budget):
+        self.asked.add(label)
+        return self.runs.trace(label, budget)
+
+
+@pytest.mark.parametrize(("name", "settings", "runs", "_"), RUNS, ids=[t[0] for t in RUNS])
+def test_what_a_measure_of_runs_looks_at_is_known_from_its_settings(name, settings, runs, _):
+    """Else a claim would not run it."""
+    watched = Watched(runs)
+    MEASURES[name].function(watched, **settings)
+    assert watched.asked == set(measures.labels_of(settings))
+
+
 def test_every_measure_of_runs_is_turned_round():
     there = {n for n, m in MEASURES.items() if m.looks == "runs"}
     assert {t[0] for t in RUNS} == there - {"dearer_pays"}  # which the next test turns round

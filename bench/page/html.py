@@ -350,8 +350,9 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
         links = "".join(f'<a href="#{escape(o)}">{escape(o)}</a> ' for o in page.objectives)
         out.append(f'<nav class="small noprint">{links}</nav>')
     pairs: dict[str, list[dict[str, Any]]] = {}
-    for row in page.measures.pairs.to_dict("records"):
-        pairs.setdefault(row["objective"], []).append(row)  # type: ignore
+    records: Any = page.measures.pairs.to_dict("records")
+    for row in records:
+        pairs.setdefault(row["objective"], []).append(row)
     for objective in page.objectives:
         body = [f"<p>{escape(page.meaning(objective))}</p>"]
         if objective in figures:

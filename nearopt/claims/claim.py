@@ -63,14 +63,17 @@ class Claim:
     record: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
 
-    def looks(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """What is measured: (measure, objective, settings), of the parts and of the published figures."""
-        found = [(p.measure, text, p.settings) for p in self.parts for text in p.objectives]
-        ours = [figure["ours"] for figure in self.published if "ours" in figure]
-        keys = ("measure", "objective")
-        return found + [
-            (f["measure"], f["objective"], {k: v for k, v in f.items() if k not in keys}) for f in ours
+    def looks(self) -> list[tuple[str, str, dict[str, Any], bool]]:
+        """What is measured, of the parts and of the published figures: (measure, objective, settings, whether
+        on a log scale)."""
+        found = [
+            (p.measure, text, p.settings, p.rule.scale == "log") for p in self.parts for text in p.objectives
         ]
+        for figure in self.published:
+            settings = dict(figure.get("ours") or {})
+            if settings:
+                found.append((settings.pop("measure"), settings.pop("objective"), settings, False))
+        return found
 
     def own(self, objective: str, block: dict[str, Any], key: str, otherwise: Any) -> Any:
         """A setting of an objective alone, by its text or by its name."""

@@ -82,16 +82,7 @@ def ahead(sources: Sources, claims: list[Claim], processes: int) -> None:
     measured, and kept where `measure` looks. A family is one process's, so that nothing is trained twice."""
     asked: dict[str, list[tuple]] = {}
     for claim in claims:
-        given = [
-            (part.measure, text, part.settings, part.rule.scale == "log")
-            for part in claim.parts
-            for text in part.objectives
-        ]
-        for figure in claim.published:
-            settings = dict(figure.get("ours", {}))
-            if settings:
-                given.append((settings.pop("measure"), settings.pop("objective"), settings, False))
-        for measure, text, settings, log in given:
+        for measure, text, settings, log in claim.looks():
             if MEASURES[measure].looks != "runs":
                 asked.setdefault(family(text), []).append((claim, measure, text, settings, log))
     if processes < 2 or len(asked) < 2:

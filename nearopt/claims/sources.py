@@ -223,7 +223,7 @@ class Sources:
         from nearopt import experiment
 
         entries = []
-        for text in dict.fromkeys(t for name, t, _ in claim.looks() if MEASURES[name].looks == "runs"):
+        for text in dict.fromkeys(t for name, t, *_ in claim.looks() if MEASURES[name].looks == "runs"):
             try:
                 self.objective(text)
                 entries.append(self.entry(text))
@@ -252,7 +252,7 @@ class Sources:
         looked = {
             (self.entry(text).label, label)
             for one in claims
-            for measure, text, settings in one.looks()
+            for measure, text, settings, _ in one.looks()
             if MEASURES[measure].looks == "runs"
             for label in labels_of(settings)
         }
@@ -260,6 +260,7 @@ class Sources:
         def wanted(cell: experiment.Cell) -> bool:
             return (cell.objective.label, cell.label) in looked
 
+        # Where nothing is lacking, no processes start and no line is printed.
         if any(experiment.work(c).todo for one in made for c in experiment.cells(one) if wanted(c)):
             experiment.run(*made, only=wanted)
 
