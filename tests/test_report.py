@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from bench import metrics, plots, report
-from bench.page.data import clear_best
+from bench.page.data import _for_curves, clear_best
 from bench.reference import LEVELS
+from bench.timelines import clock_curves
 
 BUDGETS = (8, 16, 32, 64)
 
@@ -181,6 +182,15 @@ def built(tmp_path_factory):
     broken.write_bytes(whole[: len(whole) // 2])
     report.build(root, pdf=False)
     return root
+
+
+def test_what_goes_to_another_process_has_all_that_is_drawn_of_it(built):
+    scored = [s for s in metrics.evaluate(metrics.load_folder(built))[0] if s.scores]
+    assert {len(s.scores) > 1 and not s.cell.info.get("anytime") for s in scored} == {True, False}
+    slender = [_for_curves(s) for s in scored]
+    for whole, part in zip(metrics.curves(scored, False), metrics.curves(slender, False), strict=True):
+        pd.testing.assert_frame_equal(whole, part)
+    pd.testing.assert_frame_equal(clock_curves(scored, True), clock_curves(slender, True))
 
 
 def test_summary_has_the_agreed_columns_and_rows(built):

@@ -151,3 +151,15 @@ def test_tuning_curve_bounds_the_median_of_the_best_of_k():
         bands.tuning_curve([1.0], [0])
     with pytest.raises(ValueError, match="equal tails or constant width"):
         bands.ranks_band(5, kind="both")
+
+
+@pytest.mark.parametrize("n", [1, 5, 6, 9, 40, 101])
+def test_the_median_lifetime_is_the_curves_where_nothing_is_cut_off_early(n):
+    """The short way beside the whole curve, with ties, and runs that outlive all deaths."""
+    rng = np.random.default_rng(n)
+    for share in (0.0, 0.2, 0.5, 0.9):
+        time = rng.integers(1, 8, n).astype(float)
+        event = rng.random(n) >= share
+        time[~event] = 9.0
+        found = stats.survival_median(stats.kaplan_meier(time, event))
+        assert stats.median_lifetime(time, event) == (found if n >= 6 else (found[0], 0.0, np.inf))
