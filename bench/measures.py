@@ -8,11 +8,11 @@ Frames named relative depend on who takes part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -110,9 +110,9 @@ def family(objective: str) -> str:
     return objective.partition(",")[0].partition("+")[0]
 
 
-def budget_grid(items: Sequence[Scored], points: int = POINTS) -> np.ndarray:
+def budget_grid(planned: Iterable[float], points: int = POINTS) -> np.ndarray:
     """Budgets of the slider: all that were planned, and whole ones between 1 and the largest."""
-    planned = sorted({b for item in items for b in item.scores})
+    planned = sorted(set(planned))
     if not planned:
         return np.empty(0)
     between = np.round(np.geomspace(min(1.0, planned[0]), planned[-1], points), 0)
@@ -155,14 +155,35 @@ def _cuts(item: Scored, s: Score, budgets: np.ndarray) -> np.ndarray:
     return np.stack(ends, 1) if ends else np.empty((len(s.runs.seeds), 0))
 
 
-def panel(scored: Sequence[Scored], objectives: Sequence[str], labels: Sequence[str]) -> Panel:
-    """The scored cells that did not fail, in the order of `objectives` and `labels`."""
+def panel(
+    scored: Sequence[Scored],
+    objectives: Sequence[str],
+    labels: Sequence[str],
+    budgets: np.ndarray | None = None,
+) -> Panel:
+    """The scored cells that did not fail, in the order of `objectives` and `labels`; `budgets`: the slider's,
+    where other cells have a say in them."""
     cells = {(s.cell.objective, s.cell.label): s for s in scored if s.scores and s.cell.status != "failed"}
-    budgets = budget_grid(list(cells.values()))
+    if budgets is None:
+        budgets = budget_grid(b for item in cells.values() for b in item.scores)
     there = [o for o in objectives if any((o, label) in cells for label in labels)]
     mine = [label for label in labels if any((o, label) in cells for o in there)]
     ends = {key: _ends(item, budgets) for key, item in cells.items()}
     return Panel(there, mine, {o: family(o) for o in there}, cells, budgets, ends)
+
+
+def join(panels: Sequence[Panel], labels: Sequence[str]) -> Panel:
+    """Panels of single objectives as one, in their order. Their budgets are the same; those at which nothing
+    has runs are left out."""
+    cells = {key: item for p in panels for key, item in p.cells.items()}
+    ends = {key: e for p in panels for key, e in p.ends.items()}
+    there = [i for i in range(len(panels[0].budgets)) if any(e[i] is not None for e in ends.values())]
+    return Panel(
+        [o for p in panels for o in p.objectives],
+        [v for v in labels if any(v in p.labels for p in panels)],
+        {o: f for p in panels for o, f in p.families.items()},
+        cells, panels[0].budgets[there], {key: [e[i] for i in there] for key, e in ends.items()},
+    )  # fmt: skip
 
 
 # Who leads ----------------------------------------------------------------------------------------------
@@ -558,41 +579,51 @@ def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
     return whole, friedman(table.reshape(len(panel.objectives), len(whole)))
 
 
-def efficiency(panel: Panel, baseline: str = "random", points: int = 40) -> pd.DataFrame:
-    """Relative to one strategy. Factor of trainings that each label needs of the baseline's on each
-    objective, and ("all") over families: label, objective, factor, low, high, behind (on how many objectives
-    its median run ends behind the baseline's: it never has what that ends with), objectives, reason. Of more
-    than 150 cells, those of one objective have no interval: it is resampled."""
-    rows, draws = [], 200 if len(panel.cells) <= 150 else 0
-    for label in panel.labels:
-        if label == baseline:
+FACTORS = ["label", "objective", "log_factor", "low", "high", "reason", "behind"]
+
+
+def factors(panel: Panel, baseline: str, draws: int = 200, points: int = 40) -> pd.DataFrame:
+    """Relative to one strategy. log of the factor of trainings that each label needs of the baseline's on
+    each objective, with its interval from so many resamples: FACTORS. behind: whether its median run ends
+    behind the baseline's, so that it never has what that ends with."""
+    rows = []
+    for label, objective in product(panel.labels, panel.objectives):
+        one, two = (panel.cells.get((objective, v)) for v in (label, baseline))
+        if label == baseline or one is None or two is None:
             continue
-        logs, there, behind = [], [], []
-        for objective in panel.objectives:
-            one, two = (panel.cells.get((objective, v)) for v in (label, baseline))
-            if one is None or two is None:
-                continue
-            top = min(one.largest, two.largest)
-            grid = np.geomspace(min(1.0, top), top, points)
-            curves = _best_so_far(one, grid), _best_so_far(two, grid)
-            found = log_efficiency_interval(curves[0], curves[1], grid, draws)
-            logs.append(found.value)
-            there.append(objective)
-            ends = [np.sort(c[:, -1])[(len(c) - 1) // 2] for c in curves]
-            behind.append(bool(ends[0] > ends[1]))
-            rows.append(_factor(label, objective, found) | {"behind": int(behind[-1]), "objectives": 1})
-        kept = [(v, o) for v, o in zip(logs, there, strict=True) if np.isfinite(v)]
+        top = min(one.largest, two.largest)
+        grid = np.geomspace(min(1.0, top), top, points)
+        curves = _best_so_far(one, grid), _best_so_far(two, grid)
+        found = log_efficiency_interval(curves[0], curves[1], grid, draws)
+        ends = [np.sort(c[:, -1])[(len(c) - 1) // 2] for c in curves]
+        rows.append((label, objective, found.value, found.low, found.high, found.reason, ends[0] > ends[1]))
+    return pd.DataFrame(rows, columns=pd.Index(FACTORS))
+
+
+def efficiency(factors: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+    """Relative to one strategy. `factors` as factors, and of each label ("all") over families: label,
+    objective, factor, low, high, behind (on how many objectives), objectives, reason."""
+    rows = []
+    codes = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
+    place = {o: i for i, o in enumerate(panel.objectives)}
+    for label in panel.labels:
+        mine: Any = factors[factors["label"] == label]
+        mine = sorted(mine.to_dict("records"), key=lambda r: place[r["objective"]])
+        rows += [(label, *(r[c] for c in FACTORS[1:6]), int(r["behind"]), 1) for r in mine]
+        kept = [r for r in mine if np.isfinite(r["log_factor"])]
         if kept:
-            codes = {f: i for i, f in enumerate(dict.fromkeys(panel.families.values()))}
-            levels = np.array([[codes[panel.families[o]], i] for i, (_, o) in enumerate(kept)])
-            whole = in_general(np.array([v for v, _ in kept]), levels)
-            lacking = [o for v, o in zip(logs, there, strict=True) if not np.isfinite(v)]
-            if lacking:
-                without = f"without {', '.join(lacking)}, where half of the runs of one have no result"
-                whole = whole._replace(reason="; ".join(filter(None, [whole.reason, without])))
-            rows.append(_factor(label, "all", whole) | {"behind": sum(behind), "objectives": len(behind)})
-    columns = ["label", "objective", "factor", "low", "high", "behind", "objectives", "reason"]
-    return pd.DataFrame(rows, columns=pd.Index(columns))
+            levels = np.array([[codes[panel.families[r["objective"]]], i] for i, r in enumerate(kept)])
+            whole = in_general(np.array([r["log_factor"] for r in kept]), levels)
+            lacking = [r["objective"] for r in mine if not np.isfinite(r["log_factor"])]
+            without = f"without {', '.join(lacking)}, where half of the runs of one have no result"
+            reason = "; ".join(filter(None, [whole.reason, without if lacking else ""]))
+            behind = sum(bool(r["behind"]) for r in mine)
+            rows.append((label, "all", whole.value, whole.low, whole.high, reason, behind, len(mine)))
+    columns = ["label", "objective", "factor", "low", "high", "reason", "behind", "objectives"]
+    table = pd.DataFrame(rows, columns=pd.Index(columns))
+    logs = columns[2:5]
+    table[logs] = np.exp(table[logs].astype(np.float64))
+    return table
 
 
 def _best_so_far(item: Scored, grid: np.ndarray) -> np.ndarray:
@@ -602,11 +633,6 @@ def _best_so_far(item: Scored, grid: np.ndarray) -> np.ndarray:
     best = np.where(np.isfinite(s.true), s.gap_left(s.true), np.inf)
     best = np.minimum.accumulate(best, axis=1)
     return step_values(s, best, grid, item.max_epoch, np.inf)
-
-
-def _factor(label: str, objective: str, found: Interval) -> dict:
-    return {"label": label, "objective": objective, "factor": np.exp(found.value),
-            "low": np.exp(found.low), "high": np.exp(found.high), "reason": found.reason}  # fmt: skip
 
 
 def variance(panel: Panel) -> pd.DataFrame:

@@ -7,69 +7,20 @@ trainings (epochs charged / max_epoch), losses and regret are float64.
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow
-import pyarrow.parquet as parquet
 
 from bench.protocols import budget_epochs
+from bench.reading import Cell, Results, Trace, by_job
 from bench.reference import LEVELS
-from bench.stats import (
-    budget_needed,
-    mean_interval,
-    median_interval,
-    median_lifetime,
-    restricted_mean,
-    wilson,
-)
 
 NEAR = "near-optimal"
 SHARES = (0.1, 0.01, 0.001)  # targets of the aggregates: the best 10 %, 1 %, .1 % of random configurations
 TARGETS = (NEAR, *(f"p={p:g}" for p in SHARES))
 GAP, MOST = 0.05, 0.02  # near-optimal: 5 % of the gap, or the best 2 % where more are that good
-SUMMARY = [
-    "objective", "label", "status", "budget", "target", "p", "runs", "failed", "reached", "budget_needed",
-    "budget_needed_low", "budget_needed_high", "trials_median", "ci_low", "ci_high", "trials_restricted_mean",
-    "regret_mean", "regret_ci_low", "regret_ci_high", "epochs_spent",
-]  # fmt: skip
-COLUMNS = [
-    "seed", "instance", "job", "start", "until", "loss", "true_loss", "recommended_true_loss", "worker",
-    "started", "finished", "status",
-]  # fmt: skip
-Trace = dict[str, np.ndarray]
-
-
-class Cell(NamedTuple):
-    """One cell as found on disk: its folder's names, `cell.json`, and a trace (columns by name) for each
-    planned budget that has one. An anytime strategy has its largest only."""
-
-    objective: str
-    label: str
-    info: dict[str, Any]
-    traces: dict[float, Trace]
-
-    @property
-    def status(self) -> str:
-        return self.info.get("status", "failed")
-
-    @property
-    def strategy(self) -> str:
-        return str(self.info.get("strategy") or self.label.split(",")[0])
-
-
-class Results(NamedTuple):
-    """A results folder as it was read; `warnings` says in one line each what could not be used."""
-
-    path: Path
-    experiment: dict[str, Any]
-    cells: list[Cell]
-    references: dict[str, pd.DataFrame]
-    warnings: list[str]
 
 
 class Runs(NamedTuple):
@@ -95,6 +46,9 @@ class Runs(NamedTuple):
     total: np.ndarray
     recommended: np.ndarray
     failed: np.ndarray
+
+
+BY_JOB = ("spent", "granted", "loss", "true_loss", "until", "finished")
 
 
 class Score(NamedTuple):
@@ -123,6 +77,13 @@ class Score(NamedTuple):
         """f64[runs]: the same of what the strategy recommends in the end, nan where it recommends nothing."""
         return self.runs.recommended - self.optimum
 
+    def ended(self) -> Score:
+        """Of each run its last result only, as if there had been one job: all that measures of how runs end
+        need, in a hundredth of the space."""
+        last = {name: getattr(self.runs, name)[:, -1:] for name in BY_JOB}
+        runs = self.runs._replace(count=np.minimum(self.runs.count, 1), **last)
+        return self._replace(runs=runs, true=self.true[:, -1:], told=self.told[:, -1:])
+
     def gap_left(self, loss: np.ndarray) -> np.ndarray:
         """True losses f64[runs, ...] in units of the gap: 0 the best constant configuration, 1 the median
         random one, on the objective's scale; worse than that, diverged and none yet are 1 too, so that means
@@ -139,131 +100,6 @@ class Score(NamedTuple):
             plain = np.isfinite(median) & (median > optimum)
             left = np.where(plain, left, np.where(loss <= optimum, 0.0, 1.0))
         return np.clip(np.where(np.isnan(left), 1.0, left), -1.0, 1.0)
-
-
-# Reading ------------------------------------------------------------------------------------------------
-
-
-def _json(path: Path, warnings: list[str], root: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        warnings.append(f"{path.relative_to(root)} cannot be read and is left out ({_line(error)})")
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
-
-
-def _column(column: Any) -> np.ndarray:
-    """A column as an array; words, which are few, of a fixed width: a million strings cost seconds."""
-    if not pyarrow.types.is_dictionary(column.type):
-        return column.to_numpy()
-    chunks = [np.array(c.dictionary.to_pylist() or [""])[c.indices.to_numpy()] for c in column.chunks]
-    return np.concatenate(chunks) if chunks else np.empty(0, "U1")
-
-
-def _read_blocks(folder: Path, warnings: list[str], root: Path) -> Trace | None:
-    """The blocks of seeds of one planned budget, joined; None where none can be read."""
-    parts = []
-    for path in sorted(folder.glob("*.parquet")):
-        try:
-            file = parquet.ParquetFile(path, read_dictionary=["status"])
-            table = file.read(columns=COLUMNS, use_threads=False)  # files are small: threads cost more
-        except (OSError, ValueError) as error:
-            warnings.append(f"{path.relative_to(root)} cannot be read and is left out ({_line(error)})")
-            continue
-        part = {name: _column(table[name]) for name in table.column_names}
-        missing = [name for name in COLUMNS if name not in part and name != "recommended_true_loss"]
-        if missing:
-            warnings.append(f"{path.relative_to(root)} has no column {missing[0]} and is left out")
-            continue
-        part.setdefault("recommended_true_loss", np.full(len(part["seed"]), np.nan))
-        parts.append(part)
-    if not parts:
-        return None
-    trace = {
-        name: np.concatenate([p[name] for p in parts]) if len(parts) > 1 else parts[0][name]
-        for name in COLUMNS
-    }
-    index = _by_job(trace["seed"], trace["job"])
-    if index is not None:
-        trace = {name: column[index] for name, column in trace.items()}
-    twice = (np.diff(trace["seed"]) == 0) & (np.diff(trace["job"]) == 0)
-    if twice.any():
-        warnings.append(f"{folder.relative_to(root)}: {twice.sum()} jobs are there twice and count once")
-        trace = {name: column[np.concatenate([[True], ~twice])] for name, column in trace.items()}
-    return trace
-
-
-def _read_traces(folder: Path, root: Path) -> tuple[dict[float, Trace], list[str]]:
-    """The traces of a cell by planned budget, and warnings."""
-    traces: dict[float, Trace] = {}
-    warnings: list[str] = []
-    for planned in folder.glob("*"):
-        budget = _budget(planned.name)
-        trace = None if budget is None else _read_blocks(planned, warnings, root)
-        if budget is not None and trace is not None:
-            traces[budget] = trace
-    return traces, warnings
-
-
-def _by_job(seed: np.ndarray, job: np.ndarray) -> np.ndarray | None:
-    """The order of rows by seed, then job; None where they are so, as they are written."""
-    apart = np.diff(seed)
-    if ((apart > 0) | ((apart == 0) & (np.diff(job) >= 0))).all():
-        return None
-    return np.lexsort((job, seed))
-
-
-def _budget(name: str) -> float | None:
-    try:
-        return float(name)
-    except ValueError:
-        return None
-
-
-def load_folder(path: str | Path) -> Results:
-    """Reads results/NAME; whatever is missing, cut short or failed becomes a line of `warnings`.
-
-    Raises FileNotFoundError where there is no such folder or no cell in it."""
-    root = Path(path)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no results folder {root}")
-    warnings: list[str] = []
-    stated = root / "experiment.json"
-    experiment = _json(stated, warnings, root) if stated.exists() else {}
-    cells, references = [], {}
-    files = sorted(root.glob("*/*/cell.json"))
-    with ThreadPoolExecutor(2) as ahead:  # Arrow decodes without Python's lock
-        read = list(ahead.map(lambda file: _read_traces(file.parent / "trace", root), files))
-    for file, (traces, said) in zip(files, read, strict=True):
-        info = _json(file, warnings, root)
-        objective, label = file.parent.parent.name, file.parent.name
-        if info is None:
-            info = {"status": "failed", "error": "cell.json cannot be read"}
-        warnings += said
-        cells.append(Cell(objective, label, info, traces))
-        if objective not in references:
-            reference = file.parent.parent / "reference.parquet"
-            try:
-                references[objective] = pd.read_parquet(reference)
-            except (OSError, ValueError) as error:
-                references[objective] = pd.DataFrame()
-                if info.get("status") != "not applicable":
-                    warnings.append(
-                        f"{reference.relative_to(root)} cannot be read: nothing on {objective} can be scored "
-                        f"({_line(error)})"
-                    )
-    for folder in sorted(root.glob("*/*/trace")):
-        if not (folder.parent / "cell.json").exists():
-            warnings.append(f"{folder.parent.relative_to(root)} has traces but no cell.json and is left out")
-    if not cells:
-        raise FileNotFoundError(f"no cell of results in {root}")
-    return Results(root, experiment or {}, cells, references, warnings)
 
 
 # Targets ------------------------------------------------------------------------------------------------
@@ -375,7 +211,7 @@ def runs_of(trace: Trace, epochs: int | None = None) -> Runs:
     with one worker the epochs of all jobs up to this one, with several also those of jobs still running.
     """
     seed, job = np.asarray(trace["seed"]), np.asarray(trace["job"])
-    sorted_by = _by_job(seed, job)
+    sorted_by = by_job(seed, job)
     order = np.arange(len(seed)) if sorted_by is None else sorted_by
     instance = np.asarray(trace["instance"])[order]
     seeds, first, jobs = np.unique(seed[order], return_index=True, return_counts=True)
@@ -576,6 +412,20 @@ def _select(runs: Runs, keep: np.ndarray) -> Runs:
     return Runs(*(column[keep] for column in runs))
 
 
+def planned(cell: Cell, experiment: Mapping[str, Any]) -> list[float]:
+    """The budgets that a cell's runs were planned for, ascending."""
+    return sorted(float(b) for b in cell.info.get("budgets") or experiment.get("budgets") or [])
+
+
+def scored_at(cell: Cell, experiment: Mapping[str, Any], there: Iterable[float]) -> list[float]:
+    """The budgets, ascending, at which a cell with traces of the budgets `there` is scored: an anytime
+    strategy's runs are cut to every smaller one that was planned."""
+    there = set(there)
+    top = max(there, default=-np.inf)
+    cut = planned(cell, experiment) if cell.info.get("anytime") else []
+    return sorted(there | {budget for budget in cut if budget <= top})
+
+
 def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], list[str]]:
     """Scores every cell: (cells, targets of each objective, warnings beyond those of reading)."""
     warnings: list[str] = []
@@ -595,26 +445,24 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
                 )
         scores: dict[float, Score] = {}
         whole: Runs | None = None
-        planned = [float(b) for b in info.get("budgets") or []] or [
-            float(b) for b in results.experiment.get("budgets") or []
-        ]
-        anytime = bool(info.get("anytime")) and bool(cell.traces)
-        wanted = {**dict.fromkeys(planned), **dict.fromkeys(cell.traces)}
-        top = max(cell.traces, default=0.0)
         seeds = max((len(np.unique(t["seed"])) for t in cell.traces.values()), default=0)
-        for budget in sorted(wanted):
-            if anytime and budget <= top:
+        there = scored_at(cell, results.experiment, cell.traces)
+        if cell.status == "complete":
+            warnings += [
+                f"{name}: no runs planned for {budget:g} full trainings"
+                for budget in planned(cell, results.experiment)
+                if budget not in there
+            ]
+        for budget in there:
+            if info.get("anytime"):
                 runs, epochs = None, budget_epochs(budget, max_epoch)
                 if len(cell.traces) == 1:
-                    whole = runs_of(cell.traces[top]) if whole is None else whole
-                    runs = beginning(whole, cell.traces[top], epochs)
+                    (trace,) = cell.traces.values()
+                    whole = runs_of(trace) if whole is None else whole
+                    runs = beginning(whole, trace, epochs)
                 runs = runs_of(longest(cell.traces, budget), epochs) if runs is None else runs
-            elif budget in cell.traces:
-                runs = runs_of(cell.traces[budget])
             else:
-                if cell.status == "complete":
-                    warnings.append(f"{name}: no runs planned for {budget:g} full trainings")
-                continue
+                runs = runs_of(cell.traces[budget])
             known = _known(runs.instance, goals[cell.objective])
             if not known.all():
                 warnings.append(
@@ -633,60 +481,6 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
     return out, goals, warnings
 
 
-def planned_success(scored: Scored) -> np.ndarray:
-    """Whether the run of each seed planned for each budget ends within each of TARGETS:
-    f64[targets, seeds, budgets], nan where there is no such run."""
-    seeds = np.unique(np.concatenate([s.runs.seeds for s in scored.scores.values()]))
-    success = np.full((len(TARGETS), len(seeds), len(scored.scores)), np.nan)
-    for j, s in enumerate(scored.scores.values()):
-        success[:, np.searchsorted(seeds, s.runs.seeds), j] = np.isfinite(s.reached)
-    return success
-
-
-def summary(scored: list[Scored], goals: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The table of summary.csv: one row per objective, label, budget and target; a cell without scored runs
-    has one row with runs 0.
-
-    p is the median over the instances that were run · reached counts the runs that end within the target ·
-    budget_needed is the planned reading, the same in each of a cell's budgets · trials_median and
-    trials_restricted_mean are within a run of that row's budget, so the headline is the largest budget's ·
-    regret_mean in the objective's units · epochs_spent is a run's mean."""
-    rows: list[dict[str, Any]] = []
-    shares: dict[tuple[str, str, bytes], float] = {}
-    for item in scored:
-        cell = item.cell
-        head = {"objective": cell.objective, "label": cell.label, "status": cell.status}
-        if not item.scores:
-            rows.append({**head, "runs": 0})
-            continue
-        budgets = np.array(list(item.scores))
-        regret = {b: mean_interval(s.regret) for b, s in item.scores.items()}
-        success = planned_success(item)
-        for which, name in enumerate(TARGETS):
-            needed = budget_needed(success[which], budgets)
-            for budget, s in item.scores.items():
-                time = s.reached[which]
-                event = np.isfinite(time)
-                lifetime = np.where(event, time, budget)
-                median, low, high = median_lifetime(lifetime, event)
-                mean, mean_low, mean_high = regret[budget]
-                key = (cell.objective, name, s.runs.instance.tobytes())
-                if key not in shares:
-                    p = goals[cell.objective].loc[np.unique(s.runs.instance), f"p:{name}"]
-                    shares[key] = float(p.median())
-                rows.append({
-                    **head, "budget": budget, "target": name, "p": shares[key],
-                    "runs": len(time), "failed": int(s.runs.failed.sum()), "reached": int(event.sum()),
-                    "budget_needed": needed[0], "budget_needed_low": needed[1],
-                    "budget_needed_high": needed[2], "trials_median": median, "ci_low": low, "ci_high": high,
-                    "trials_restricted_mean": restricted_mean(lifetime, event, budget),
-                    "regret_mean": float(mean), "regret_ci_low": float(mean_low),
-                    "regret_ci_high": float(mean_high),
-                    "epochs_spent": float(s.runs.total.mean()),
-                })  # fmt: skip
-    return pd.DataFrame(rows, columns=pd.Index(SUMMARY))
-
-
 def step_values(s: Score, values: np.ndarray, grid: np.ndarray, max_epoch: int, before: float) -> np.ndarray:
     """Each run's step function at budgets grid f64[g] (full trainings): values f64[runs, jobs] hold from
     the moment of their job on, `before` until the first: f64[runs, g]."""
@@ -697,53 +491,3 @@ def step_values(s: Score, values: np.ndarray, grid: np.ndarray, max_epoch: int, 
     found = np.searchsorted((s.runs.spent + row).ravel(), (at + row).ravel(), side="right")
     index = np.minimum(found.reshape(runs, -1) - np.arange(runs)[:, None] * jobs, s.runs.count[:, None]) - 1
     return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=1), before)
-
-
-class Curves(NamedTuple):
-    """What a figure of one objective shows, as frames with columns label, budget, middle, low, high: medians
-    of regret with their interval and shares of near-optimal runs with Wilson's, within runs of the largest
-    budget, and (`planned_*`) at the end of the runs planned for each budget where that differs."""
-
-    regret: pd.DataFrame
-    share: pd.DataFrame
-    planned_regret: pd.DataFrame
-    planned_share: pd.DataFrame
-
-
-def curves(items: list[Scored], ratio: bool, points: int = 90) -> Curves:
-    """Curves of the scored cells of one objective; `ratio`: loss over the static optimum, not minus it."""
-    parts: dict[str, list[tuple]] = {name: [] for name in Curves._fields}
-
-    def add(name, label, budget, middle, low, high):
-        parts[name].append((np.full(len(budget), label, object), budget, middle, low, high))
-
-    for item in items:
-        label, top = item.cell.label, item.largest
-        s = item.scores[top]
-        grid = np.geomspace(0.25, top, points) if item.max_epoch > 1 else np.arange(1, top + 0.5)
-        grid = np.union1d(np.ceil(grid * item.max_epoch - 1e-9) / item.max_epoch, [*item.scores, top])
-        grid = grid[grid <= top]
-
-        def values(s: Score) -> np.ndarray:
-            optimum = s.optimum[:, None]
-            return s.true / optimum if ratio else s.true - optimum
-
-        steps = step_values(s, values(s), grid, item.max_epoch, np.inf)
-        add("regret", label, grid, *median_interval(steps))
-        near = (s.reached[0][:, None] <= grid + 1e-9).sum(0)
-        add("share", label, grid, near / len(s.reached[0]), *wilson(near, len(s.reached[0])))
-        if not item.cell.info.get("anytime"):
-            for budget, s in item.scores.items():
-                near, n = int(np.isfinite(s.reached[0]).sum()), len(s.reached[0])
-                add("planned_share", label, [budget], [near / n], *([v] for v in wilson(near, n)))
-                add("planned_regret", label, [budget], *([v] for v in median_interval(values(s)[:, -1])))
-    columns = ("label", "budget", "middle", "low", "high")
-
-    def frame(rows: list[tuple]) -> pd.DataFrame:  # at once: thousands of small ones take seconds
-        joined = [np.concatenate(c) for c in zip(*rows, strict=True)] if rows else [[], *([[]] * 4)]
-        table = dict(zip(columns, joined, strict=True))
-        return pd.DataFrame({"label": pd.Series(table.pop("label"), dtype=str), **table}).astype(
-            dict.fromkeys(columns[1:], np.float64)
-        )
-
-    return Curves(*(frame(rows) for rows in parts.values()))

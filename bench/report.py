@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.gaps import gap_table
-from bench.metrics import load_folder
 from bench.page import measures
 from bench.page.data import Page
 from bench.page.draw import FEW, begin, beside
@@ -39,27 +38,32 @@ def build(
     its end, where it is known.
 
     Raises FileNotFoundError where there is no such folder or no cell in it."""
-    results = load_folder(folder)
-    with beside(processes if len(results.cells) >= FEW else 1) as run:
-        page = Page(results, ranks, run)
+    root = Path(folder)
+    with beside(processes if len(list(root.glob("*/*/cell.json"))) >= FEW else 1) as run:
+        page = Page(root, ranks, run)
         begun = begin(page.drawings(), pdf, run)  # first, so that they are drawn beside what follows
-        root, found = results.path, page.measures
-        begun |= begin(measures.drawings(found).items(), pdf, run)
+        begun |= begin(measures.drawings(page.measures).items(), pdf, run)
+        for name, table in _tables(page).items():
+            _write(root / name, table)
+        _write(root / "report.md", render_markdown(page, begun.keys()))
         drawn = {name: ready() for name, ready in begun.items()}
-    _write(root / "summary.csv", page.table.to_csv(index=False))
-    for name, table in measures.frames(found).items():
-        _write(root / "measures" / f"{name}.csv", table.to_csv(index=False))
-    _write(root / "measures" / "curves.csv", page.curves.to_csv(index=False))
-    _write(root / "leaders.csv", page.leaders.to_csv(index=False, float_format="%.6g"))
-    if len(page.dials):
-        _write(root / "measures" / "dials.csv", page.dials.to_csv(index=False))
-    if page.gaps:
-        _write(root / "measures" / "gaps.csv", gap_table(page.gaps).to_csv(index=False))
     for name, (text, whole) in drawn.items():
         _write(root / "figures" / f"{name}.svg", '<?xml version="1.0" encoding="utf-8"?>\n' + text)
         if whole:
             _write(root / "figures" / f"{name}.pdf", whole)
-    figures = {name: text for name, (text, _) in drawn.items()}
-    _write(root / "report.md", render_markdown(page, figures))
-    _write(root / "report.html", render_html(page, figures))
+    _write(root / "report.html", render_html(page, {name: text for name, (text, _) in drawn.items()}))
     return root / "report.html"
+
+
+def _tables(page: Page) -> dict[str, str]:
+    """Every table as CSV, by its name in the folder."""
+    found = {**measures.frames(page.measures), "curves": page.curves}
+    if len(page.dials):
+        found["dials"] = page.dials
+    if page.gaps:
+        found["gaps"] = gap_table(page.gaps)
+    return {
+        "summary.csv": page.table.to_csv(index=False),
+        "leaders.csv": page.leaders.to_csv(index=False, float_format="%.6g"),
+        **{f"measures/{name}.csv": table.to_csv(index=False) for name, table in found.items()},
+    }

@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow.parquet as parquet
 
 from bench.lineage import lineage
-from bench.metrics import Scored, Trace, longest
+from bench.metrics import Scored, longest
 from bench.protocols import NONE
+from bench.reading import Trace
 from bench.stats import median_interval
 from bench.store import blocks
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.measures import panel
-from bench.metrics import evaluate, load_folder
+from bench.metrics import evaluate
+from bench.reading import load_folder
 from bench.replicability import cube_of, wrong_winners
 
 
@@ -15,8 +16,8 @@ def write(path: str | Path) -> str:
     from, FileNotFoundError where there is no such folder."""
     results = load_folder(path)
     scored, _, _ = evaluate(results)
-    names = [list(dict.fromkeys(getattr(c, kind) for c in results.cells)) for kind in ("objective", "label")]
-    shown = panel(scored, *names)
+    names = [dict.fromkeys(c.objective for c in results.cells), dict.fromkeys(c.label for c in results.cells)]
+    shown = panel(scored, list(names[0]), list(names[1]))
     values, labels, objectives = cube_of(shown)
     table = wrong_winners(values)
     if not len(table):

@@ -222,7 +222,8 @@ def compare_folders(a: str | Path, b: str | Path) -> Changed:
     """What changed from results folder a to b. Cells are compared at the largest budget that both have: run
     by run on shared seeds, and by the gap left. Raises FileNotFoundError."""
     from bench.inference import difference
-    from bench.metrics import evaluate, load_folder
+    from bench.metrics import evaluate
+    from bench.reading import load_folder
 
     sides = [load_folder(a), load_folder(b)]
     scored = [{(s.cell.objective, s.cell.label): s for s in evaluate(r)[0]} for r in sides]

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from bench import leaders, report, store
-from bench.metrics import load_folder
 from bench.page import leaders as shown
 from bench.page.budget import SURE, rows_at
 from bench.page.data import Page
+from bench.page.verdict import verdict
 from bench.reference import LEVELS
 from nearopt.results import early_ranks
 
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 
 
 def table_of(root):
-    page = Page(load_folder(root), RANKS)
+    page = Page(root, RANKS)
     return page.leaders, page
 
 
@@ -125,7 +125,7 @@ def test_slider_and_verdict_compare_within_one_cluster(folder):
     assert rows["curve0 (8 workers)"]["first"] == "fast,workers=8"
     assert rows["curve0 (8 workers)"]["second"] == "slow,workers=8"
     assert rows["curve0 (8 workers)"]["sure"] == SURE
-    said = page.verdict()
+    said = verdict(page)
     assert "over all objectives (1 worker)" in said[0] and "over all objectives (8 workers)" in said[0]
     for row in page.measures.leaders.to_dict("records"):
         assert {leaders.split_label(row[k])[1] for k in ("first", "second")} == {row["cluster"]}
@@ -156,11 +156,11 @@ def test_one_objective_is_judged_by_its_runs_and_one_family_not_at_all(tmp_path)
         write(tmp_path, strategy, ONE, "curve0", (gap, gap))
     table, page = table_of(tmp_path)
     assert (table.loc[table["strategy"] == "fast", "place"] == leaders.LEADS).all()
-    assert "curves not described" in shown.table(Page(load_folder(tmp_path)).leaders)
+    assert "curves not described" in shown.table(Page(tmp_path).leaders)
     for strategy, gap in (("fast", 0.2), ("slow", 0.4)):
         write(tmp_path, strategy, ONE, "curve0,dial=1", (gap, gap))
     table = leaders.leaders_table(page.measures.panel, page.curves, [10.0])
-    described = Page(load_folder(tmp_path), {**RANKS, "curve0,dial=1": 0.9})
+    described = Page(tmp_path, {**RANKS, "curve0,dial=1": 0.9})
     assert "nothing can be said: one family" in shown.table(described.leaders)
 
 

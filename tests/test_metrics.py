@@ -6,6 +6,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from bench import metrics, stats
+from bench.reading import COLUMNS
 from bench.reference import LEVELS
 
 L = np.array(LEVELS)
@@ -16,7 +17,7 @@ def trace(rows, seed=0, instance=1000):
     table = pd.DataFrame(rows, columns=["start", "until", "loss", "true_loss", "started", "finished"])
     table["seed"], table["instance"], table["job"] = seed, instance, np.arange(len(table))
     table["recommended_true_loss"], table["worker"], table["status"] = np.nan, 0, "finished"
-    return {name: table[name].to_numpy() for name in metrics.COLUMNS}
+    return {name: table[name].to_numpy() for name in COLUMNS}
 
 
 def goals(optimum, power, instances=(1000,), scale="linear", size=10.0):

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import metrics, plots, report
-from bench.page.data import _for_curves, clear_best
+from bench import measures, metrics, plots, report, summary
+from bench.page.data import Page, clear_best
+from bench.reading import load_folder
 from bench.reference import LEVELS
-from bench.timelines import clock_curves
 
 BUDGETS = (8, 16, 32, 64)
 
@@ -184,18 +184,33 @@ def built(tmp_path_factory):
     return root
 
 
-def test_what_goes_to_another_process_has_all_that_is_drawn_of_it(built):
-    scored = [s for s in metrics.evaluate(metrics.load_folder(built))[0] if s.scores]
-    assert {len(s.scores) > 1 and not s.cell.info.get("anytime") for s in scored} == {True, False}
-    slender = [_for_curves(s) for s in scored]
-    for whole, part in zip(metrics.curves(scored, False), metrics.curves(slender, False), strict=True):
-        pd.testing.assert_frame_equal(whole, part)
-    pd.testing.assert_frame_equal(clock_curves(scored, True), clock_curves(slender, True))
+def test_objective_by_objective_it_says_what_one_reading_of_the_folder_says(built):
+    """What is kept of each objective, the ends of its runs, is all that the measures need."""
+    results, page = load_folder(built), Page(built)
+    scored, goals, warnings = metrics.evaluate(results)
+    whole, found = measures.panel(scored, page.objectives, page.labels), page.measures
+    assert sorted(page.warnings) == sorted([*results.warnings, *warnings]) != []
+    assert page.goals.keys() == goals.keys() and whole.budgets.tolist() == found.panel.budgets.tolist()
+    pairs = [measures.against_leader(measures.compared(whole, o)) for o in whole.objectives]
+    efficiency = measures.efficiency(measures.factors(whole, "random"), whole)
+    for one, other, by in (
+        (page.table, summary.summary(scored, goals), ["objective", "label", "budget", "target"]),
+        (found.times, measures.times(whole), ["objective", "label", "target"]),
+        (found.tuned, measures.tuned_too_far(whole), ["objective", "label"]),
+        (found.runtime, measures.runtime_distribution(whole), ["label", "budget"]),
+        (found.middles, measures.middle_halves(whole), ["label"]),
+        (found.leaders, measures.leaders(whole), ["objective", "budget"]),
+        (found.pairs, pd.concat(pairs), ["objective", "label"]),
+        (found.efficiency, efficiency, ["objective", "label"]),
+    ):
+        a, b = (t.sort_values(by, ignore_index=True) for t in (one, other))
+        assert len(a) > 3
+        pd.testing.assert_frame_equal(a, b)
 
 
 def test_summary_has_the_agreed_columns_and_rows(built):
     table = pd.read_csv(built / "summary.csv")
-    assert list(table.columns) == metrics.SUMMARY
+    assert list(table.columns) == summary.SUMMARY
     none = table[table["status"] != "complete"]
     assert set(zip(none["objective"], none["label"], none["runs"], strict=True)) == {
         ("branin", "pbt", 0),
@@ -232,8 +247,8 @@ def test_an_anytime_cut_is_the_run_planned_for_it(tmp_path):
     short = long[long["job"] < 16].assign(budget=16)
     write_cell(folder / "cut", {64: long}, budgets=[16, 64])
     write_cell(folder / "run", {16: short, 64: long}, budgets=[16, 64], anytime=False)
-    scored, goals, warnings = metrics.evaluate(metrics.load_folder(tmp_path))
-    table = metrics.summary(scored, goals).drop(columns="label")
+    scored, goals, warnings = metrics.evaluate(load_folder(tmp_path))
+    table = summary.summary(scored, goals).drop(columns="label")
     half = len(table) // 2
     pd.testing.assert_frame_equal(table[:half].reset_index(drop=True), table[half:].reset_index(drop=True))
     assert not warnings

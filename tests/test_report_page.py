@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import measures, metrics, report
+from bench import measures, report
 from bench.page import budget
 from bench.page import measures as measured
 from bench.page.data import Page
 from bench.page.html import render_html
 from bench.page.markdown import render_markdown
+from bench.page.verdict import leading, verdict
 from nearopt.importer import import_traces
 
 
@@ -30,7 +31,7 @@ KNOWN = {f"t{i}": (0.0, (np.arange(20000) + 0.5) / 20000) for i in range(9)}
 
 
 def page_of(folder):
-    page = Page(metrics.load_folder(folder))
+    page = Page(folder)
     return page, render_html(page, {}), render_markdown(page, {})
 
 
@@ -52,7 +53,7 @@ def test_words_slider_and_tables_name_the_known_winner(tmp_path, strategies, und
     # Nine times the draws is seen at once; twice as many, near the optimum, need not be.
     first = [row[at["first"]] for row in data["rows"][0][1:]]
     assert strategies == 10 or first == [best] * 3
-    assert data["said"][-1] == page.verdict()[0] and f"32 full trainings, {best} " in data["said"][-1]
+    assert data["said"][-1] == verdict(page)[0] and f"32 full trainings, {best} " in data["said"][-1]
     assert f"| 32 | {budget.ALL} | {best} |" in markdown
     table = html[html.index('id="numbers-table"') :]
     table = table[: table.index("</table>")]
@@ -76,7 +77,7 @@ def test_surely_chance_and_practically_equal_are_told_apart(tmp_path):
     assert rows["t1"]["sure"] == budget.CLOSE
     assert rows["t2"]["sure"] == budget.CHANCE and "runs each would show" in rows["t2"]["why"]
     assert budget.sentence(rows["t2"], 4.0).endswith("which may be chance.")
-    top = " ".join(page.leading())
+    top = " ".join(leading(page))
     assert "practically equal on" in top and "t1" in top
     assert "relative: depends on who takes part" in html and "absolute: a strategy alone decides it" in html
 
@@ -85,7 +86,7 @@ def test_level_strategies_and_objectives_that_were_run_with_less_are_said(tmp_pa
     flat = traces({"a": 1, "b": 1}, 2, 8).assign(loss=0.25)
     frame = pd.concat([flat, traces({"a": 1, "b": 9}, 1, 24, 8).assign(task="t2")])
     page, html, markdown = page_of(import_traces(frame, tmp_path / "x", references=KNOWN))
-    said = page.verdict()
+    said = verdict(page)
     assert said[0].startswith("With 32 full trainings, a and b are level over 2 of 3 objectives (")
     assert "With 32" in said[1] or "with 32 full trainings: inconclusive on t0 and t1" in said[1]
     assert "with 8 full trainings: b surely leads on t2" in said[2]
@@ -95,7 +96,7 @@ def test_level_strategies_and_objectives_that_were_run_with_less_are_said(tmp_pa
     assert not [s for s in said if "level" in s and "leads" in s]
     nothing = traces({"a": 1, "b": 1}, 2, 8).assign(loss=np.nan)
     page, html, _ = page_of(import_traces(nothing, tmp_path / "y", references=KNOWN))
-    assert "practically equal" not in " ".join(page.verdict())
+    assert "practically equal" not in " ".join(verdict(page))
     rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
     assert all("no better than the median random" in r["why"] for r in rows)
 
@@ -104,7 +105,7 @@ def test_who_was_run_with_more_does_not_lead_who_was_not(tmp_path):
     # c is far better with 8 than the others with 32, and was not run with more.
     frame = pd.concat([traces({"a": 1, "b": 3}, 1, 24), traces({"c": 300}, 1, 24, 8)])
     page, html, _ = page_of(import_traces(frame, tmp_path / "x", references=KNOWN))
-    assert page.verdict()[0].startswith("With 8 full trainings, c leads b on t0 by ")
+    assert verdict(page)[0].startswith("With 8 full trainings, c leads b on t0 by ")
     said = data_of(html)["said"][-1]
     assert said.startswith("With 32 full trainings, of those that have runs there (not c), b ")
 
@@ -113,15 +114,15 @@ def test_few_runs_say_so(tmp_path):
     page, html, _ = page_of(import_traces(traces({"a": 1, "b": 9}, 2, 1), tmp_path / "x", references=KNOWN))
     rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
     assert rows[1]["sure"] == budget.CHANCE and "one run a side" in rows[1]["why"]
-    assert "may be chance" in page.verdict()[0] and "one run a side" in html
+    assert "may be chance" in verdict(page)[0] and "one run a side" in html
     page, html, _ = page_of(import_traces(traces({"a": 1, "b": 9}, 1, 8), tmp_path / "y", references=KNOWN))
     rows = budget.rows_at(page.measures.leaders, page.measures.general, 32.0)
     assert len(rows) == 1 and "small sample: 8 runs" in rows[0]["why"]  # one family: nothing in general
-    assert page.verdict()[0] == budget.sentence(rows[0], 32.0)
+    assert verdict(page)[0] == budget.sentence(rows[0], 32.0)
     two = budget.said([rows[0], {**rows[0], "objective": "other"}], 32.0)
     assert two == "With 32 full trainings, b surely leads on 2 of 2 objectives."
     page, html, _ = page_of(import_traces(traces({"a": 1}, 1, 8), tmp_path / "z", references=KNOWN))
-    assert 'id="budget-range"' not in html and page.leading() == []
+    assert 'id="budget-range"' not in html and leading(page) == []
 
 
 def test_borrowed_references_are_said_on_the_page(tmp_path):
@@ -133,7 +134,7 @@ def test_names_cannot_break_the_page(tmp_path):
     frame = traces({"a": 1, "b": 9}, 1, 8).assign(task="t0")
     folder = import_traces(frame, tmp_path / "x", references=KNOWN)
     hostile = "</script><script>alert(1)"
-    leaders = measures.leaders(Page(metrics.load_folder(folder)).measures.panel).assign(first=hostile)
+    leaders = measures.leaders(Page(folder).measures.panel).assign(first=hostile)
     text = budget.slider(leaders, leaders.assign(families=1, left_out=""))
     assert text.count("</script>") == 1 and "<script>alert" not in text
     assert data_of(text)["rows"][-1][0][1] == hostile
@@ -141,7 +142,7 @@ def test_names_cannot_break_the_page(tmp_path):
 
 def check_large(folder, processes):
     path = report.build(folder, processes)
-    page, found = path.read_text(encoding="utf-8"), Page(metrics.load_folder(folder))
+    page, found = path.read_text(encoding="utf-8"), Page(folder)
     assert len(found.objectives) == 26 and len(found.labels) == 16
     # Every figure is there, without PDF where it is one of an objective.
     for objective in found.objectives:
@@ -155,9 +156,9 @@ def check_large(folder, processes):
     rows = page[page.index('id="numbers-table"') :].split("</table>")[0].count("<tr>")
     assert rows == 1 + 26 * 16
     # The verdict names the best, and how many more there are.
-    verdict = " ".join(found.verdict())
-    assert "With 8 full trainings, m15 " in verdict and "and 10 others on no larger share." in verdict
-    assert " on 26 of 26 objectives" in verdict and "m0 " not in verdict
+    said = " ".join(verdict(found))
+    assert "With 8 full trainings, m15 " in said and "and 10 others on no larger share." in said
+    assert " on 26 of 26 objectives" in said and "m0 " not in said
 
 
 def large(folder):
@@ -189,7 +190,7 @@ def test_everything_is_written_beside_the_page(tmp_path):
     for name in ("headline", "t0", "over_budget", "wins", "critical_difference", "efficiency"):
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF"), name
         assert (folder / "figures" / f"{name}.svg").exists()
-    draw = measured.drawings(Page(metrics.load_folder(folder)).measures)["wins"]
+    draw = measured.drawings(Page(folder).measures)["wins"]
     assert draw.draw(*draw.given).pdf() == (folder / "figures" / "wins.pdf").read_bytes()  # the same bytes
     wins = pd.read_csv(folder / "measures" / "wins.csv").set_index(["label", "against"])
     row, back = wins.loc[("b", "random")], wins.loc[("random", "b")]

@@ -8,6 +8,7 @@ import pytest
 
 from bench import measures, metrics, replicability
 from bench.inference import ALIKE, OPEN
+from bench.reading import load_folder
 from nearopt import replicability as command
 from nearopt.importer import BORROWED, import_traces
 
@@ -30,7 +31,7 @@ def known(tasks=4):
 
 
 def shown(folder):
-    results = metrics.load_folder(folder)
+    results = load_folder(folder)
     scored, _, warnings = metrics.evaluate(results)
     assert not warnings
     names = [sorted({getattr(c, kind) for c in results.cells}) for kind in ("objective", "label")]
@@ -60,7 +61,8 @@ def test_every_measure_points_at_the_known_winner(tmp_path, strategies):
     assert shares.idxmax() == best and shares.idxmin() == worst
     times = measures.times(panel).query("target == 'p=0.01'").groupby("label")
     assert times["ert"].mean().idxmin() == best and times["restricted_mean"].mean().idxmin() == best
-    factors = measures.efficiency(panel, worst).query("objective == 'all'").set_index("label")["factor"]
+    efficiency = measures.efficiency(measures.factors(panel, worst), panel)
+    factors = efficiency.query("objective == 'all'").set_index("label")["factor"]
     assert factors[best] < 0.6 and (strategies > 3 or factors.idxmin() == best)
     against = measures.against_leader(measures.compared(panel, panel.objectives[0])).set_index("label")
     assert against.loc[worst, "answer"] == "worse" and against.loc[worst, "time_difference"] > 0
@@ -92,7 +94,7 @@ def test_imported_traces_by_hand(tmp_path):
     assert again.cells["t", "a"].scores[3.0].true.tolist() == s.true.tolist()
     borrowed = import_traces(frame, tmp_path / "z")
     assert json.loads((borrowed / "t" / "a" / "cell.json").read_text())["fair_note"] == BORROWED
-    assert metrics.load_folder(borrowed).references["t"]["optimum_static"].tolist() == [1.0]
+    assert load_folder(borrowed).references["t"]["optimum_static"].tolist() == [1.0]
 
 
 def test_imports_that_cannot_be_read_say_why(tmp_path):
@@ -269,7 +271,7 @@ def test_strategies_are_compared_at_a_budget_that_all_have(tmp_path):
 def test_a_strategy_without_results_is_named_not_counted(tmp_path):
     losses = {("t0", "gp"): np.nan, ("t0", "random"): 0.4, ("t1", "gp"): 0.2, ("t1", "random"): 0.4}
     panel = shown(import_traces(flat(losses), tmp_path / "x", references=UNIT))
-    factors = measures.efficiency(panel).set_index("objective")
+    factors = measures.efficiency(measures.factors(panel, "random"), panel).set_index("objective")
     assert np.isnan(factors.loc["t0", "factor"]) and "no result" in factors.loc["t0", "reason"]
     assert factors.loc["all", "factor"] == 1 and "without t0" in factors.loc["all", "reason"]
     assert factors.loc["t0", "behind"] == 1 and factors.loc["t1", "behind"] == 0

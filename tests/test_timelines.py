@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from bench import store
-from bench.metrics import evaluate, load_folder
+from bench.metrics import evaluate
 from bench.plots_time import clock_figure, run_figure
+from bench.reading import load_folder
 from bench.timelines import clock_curves, largest_trace, timeline, worker_use
 from nearopt.commands import main
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.gaps import verdict
+from bench.gaps import verdict as gap_verdict
 from bench.metrics import SHARES
-from bench.page import leaders
+from bench.page import about, leaders
+from bench.page.about import CELL_COLUMNS, HOW
 from bench.page.budget import SCRIPT, slider
-from bench.page.data import CELL_COLUMNS, DRAWN, GAP_COLUMNS, HOW, READING, Page
+from bench.page.data import DRAWN, GAP_COLUMNS, READING, Page
 from bench.page.measures import pair_rows, sections
+from bench.page.verdict import meaning, verdict
 from bench.page.words import (
     ABSOLUTE,
     RELATIVE,
@@ -156,14 +158,15 @@ def _headline_table(page: Page) -> str:
 def _trouble_list(page: Page) -> str:
     parts = []
     for status in ("failed", "no result", "not applicable", "not run"):
-        found = page.troubles(status)
+        found = about.troubles(page, status)
         if found:
             items = "".join(
                 f"<li><b>{escape(label)}</b> on {escape(on)}: {escape(why)}</li>" for label, on, why in found
             )
             parts.append(f"<p><b>{status.capitalize()}</b></p><ul>{items}</ul>")
     notes = "".join(
-        f"<li><b>{escape(label)}</b> on {escape(on)}: {escape(note)}</li>" for label, on, note in page.notes()
+        f"<li><b>{escape(label)}</b> on {escape(on)}: {escape(note)}</li>"
+        for label, on, note in about.notes(page)
     )
     if notes:
         parts.append(f"<p><b>To be read with the table</b></p><ul>{notes}</ul>")
@@ -184,7 +187,7 @@ def _answer(page: Page, figures: dict[str, str]) -> list[str]:
             f"{', '.join(f'{b:g}' for b in budgets) or 'none'} (in full trainings).",
             kind="sub",
         ),
-        '<ul class="verdict">' + "".join(f"<li>{escape(s)}</li>" for s in page.verdict()) + "</ul>",
+        '<ul class="verdict">' + "".join(f"<li>{escape(s)}</li>" for s in verdict(page)) + "</ul>",
     ]
     if page.warnings:
         items = "".join(f"<li>{escape(w)}</li>" for w in page.warnings)
@@ -324,7 +327,7 @@ def _gaps(page: Page, figures: dict[str, str]) -> list[str]:
         return []
     return [
         '<h2 id="gaps">Does changing hyperparameters in training beat a tuned schedule?</h2>',
-        prose(escape(verdict(page.gap_answers))),
+        prose(escape(gap_verdict(page.gap_answers))),
         plain_table(GAP_COLUMNS, page.gap_rows(), labels=None),
         prose(escape(GAPS), kind="small"),
         f"<figure>{figures['gaps']}</figure>",
@@ -354,7 +357,7 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
     for row in records:
         pairs.setdefault(row["objective"], []).append(row)
     for objective in page.objectives:
-        body = [f"<p>{escape(page.meaning(objective))}</p>"]
+        body = [f"<p>{escape(meaning(page, objective))}</p>"]
         if objective in figures:
             body.append(f"<figure>{figures[objective]}</figure>")
             body.append(prose(ABSOLUTE, kind="small") + plain_table(*page.details(objective), labels=0))
@@ -428,7 +431,7 @@ def _clock(page: Page, figures: dict[str, str]) -> list[str]:
 
 
 def _origins(page: Page) -> list[str]:
-    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in page.provenance())
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in about.provenance(page))
     out = [
         '<h2 id="provenance">Settings and provenance</h2>',
         f'<div class="scroll"><table class="rows">{rows}</table></div>',
@@ -436,11 +439,11 @@ def _origins(page: Page) -> list[str]:
     said = [
         f"<b>{escape(label)}</b>{', budget ' + escape(budget) if budget else ''}: {escape(text)} "
         f"({escape(on)})"
-        for label, on, budget, text in page.said()
+        for label, on, budget, text in about.said(page)
     ]
     if said:
         out.append(fold("What a budget means to each strategy", bullets(said)))
-    table = plain_table(CELL_COLUMNS, page.cell_rows(), labels=1)
+    table = plain_table(CELL_COLUMNS, about.cell_rows(page), labels=1)
     out.append(fold("Every cell: runs, budgets, seconds compiling and running", table))
     hows = [
         f"<b>{escape(o)}</b>: {escape(t.attrs['how'])}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from bench.gaps import verdict
-from bench.page import leaders
+from collections.abc import Collection
+
+from bench.gaps import verdict as gap_verdict
+from bench.page import about, leaders
+from bench.page.about import CELL_COLUMNS, HOW
 from bench.page.budget import rows_at
-from bench.page.data import CELL_COLUMNS, GAP_COLUMNS, HOW, READING, Page
+from bench.page.data import GAP_COLUMNS, READING, Page
 from bench.page.html import GAPS, dials_said
 from bench.page.measures import efficiency_said, percent
+from bench.page.verdict import meaning, verdict
 from bench.page.words import interval, trials
 
 
@@ -64,7 +68,7 @@ def _leaders(page: Page) -> list[str]:
     ]
 
 
-def _measures(page: Page, figures: dict[str, str]) -> list[str]:
+def _measures(page: Page, figures: Collection[str]) -> list[str]:
     """The measures that text can hold; the frames are in measures/."""
     found = page.measures
     out = ["## All measures", "", "Every frame is in measures/ as CSV.", ""]
@@ -82,9 +86,9 @@ def _measures(page: Page, figures: dict[str, str]) -> list[str]:
     return out
 
 
-def render_markdown(page: Page, figures: dict[str, str]) -> str:
-    """The report as text, with the figures beside it."""
-    out = [f"# {page.name}: what budget does each strategy need?", *(f"- {s}" for s in page.verdict())]
+def render_markdown(page: Page, figures: Collection[str]) -> str:
+    """The report as text, with the figures beside it, whose names are given."""
+    out = [f"# {page.name}: what budget does each strategy need?", *(f"- {s}" for s in verdict(page))]
     out = [out[0], "", *out[1:], ""]
     if page.warnings:
         out += ["Warnings:", "", *(f"- {w}" for w in page.warnings), ""]
@@ -106,7 +110,7 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
         "",
     ]
     for status in ("failed", "no result", "not applicable", "not run"):
-        found = page.troubles(status)
+        found = about.troubles(page, status)
         if found:
             out += [
                 f"{status.capitalize()}:",
@@ -114,7 +118,7 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
                 *(f"- {label} on {on}: {why}" for label, on, why in found),
                 "",
             ]
-    notes = page.notes()
+    notes = about.notes(page)
     if notes:
         out += ["Notes:", "", *(f"- {label} on {on}: {note}" for label, on, note in notes), ""]
     if "headline" in figures:
@@ -123,13 +127,18 @@ def render_markdown(page: Page, figures: dict[str, str]) -> str:
         out += ["## What each dial decides", "", dials_said(page), "", "![Dials](figures/dials.svg)", ""]
     if "gaps" in figures:
         out += ["## Does changing hyperparameters in training beat a tuned schedule?", ""]
-        out += [verdict(page.gap_answers), "", _md_table(GAP_COLUMNS, page.gap_rows()), "", GAPS, ""]
+        out += [gap_verdict(page.gap_answers), "", _md_table(GAP_COLUMNS, page.gap_rows()), "", GAPS, ""]
         out += ["![Gaps](figures/gaps.svg)", ""]
     for objective in page.objectives:
-        out += [f"## {objective}", "", page.meaning(objective), ""]
+        out += [f"## {objective}", "", meaning(page, objective), ""]
         if objective in figures:
             out += [f"![{objective}](<figures/{objective}.svg>)", "", _md_table(*page.details(objective)), ""]
     out += _measures(page, figures)
-    out += ["## Settings and provenance", "", _md_table(["", ""], [[k, v] for k, v in page.provenance()]), ""]
-    out += [_md_table(CELL_COLUMNS, page.cell_rows()), ""]
+    out += [
+        "## Settings and provenance",
+        "",
+        _md_table(["", ""], [[k, v] for k, v in about.provenance(page)]),
+        "",
+    ]
+    out += [_md_table(CELL_COLUMNS, about.cell_rows(page)), ""]
     return "\n".join(out)

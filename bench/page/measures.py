@@ -3,7 +3,7 @@ part."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from bench import measures
 from bench.inference import EQUAL
 from bench.metrics import NEAR
 from bench.page.draw import Beside, Task, later
+from bench.page.part import BASELINE, Part
 from bench.page.words import (
     ABSOLUTE,
     RELATIVE,
@@ -33,7 +34,6 @@ from bench.plots_measures import (
 )
 from bench.ranking import Friedman, Wins
 
-BASELINE = "random"
 MOST_ROWS = 400  # of a folded table on the page; summary.csv and measures/ have all
 WINS = ["label", "against", "probability", "low", "high", "objectives"]
 
@@ -57,22 +57,31 @@ class Measures(NamedTuple):
     pairs: pd.DataFrame
 
 
-def compute(panel: measures.Panel, run: Beside = later) -> Measures:
-    """All frames; what needs no more than the ends of runs may be made beside the rest."""
+def compute(parts: Sequence[Part], labels: Sequence[str], run: Beside = later) -> Measures:
+    """All frames of the objectives `parts`; what needs no more than the ends of runs may be made beside the
+    rest."""
+    panel = measures.join([p.panel for p in parts], labels)
     ends: Any = panel._replace(cells=dict.fromkeys(panel.cells))
     leaders, general, wins = (
         run(f, ends) for f in (measures.leaders, measures.general_leaders, measures.wins)
     )
-    begun = [run(measures.against_leader, measures.compared(panel, o)) for o in panel.objectives]
+    times, tuned, pairs, factors = (
+        _joined([getattr(p, name) for p in parts]) for name in ("times", "tuned", "pairs", "factors")
+    )
     ranked, test = measures.rank_test(panel)
-    alone = (
-        measures.times(panel), measures.runtime_distribution(panel), measures.middle_halves(panel),
-        measures.tuned_too_far(panel), measures.rank_over_budget(panel),
+    runtime, middles, ranks = (
+        f(panel) for f in (measures.runtime_distribution, measures.middle_halves, measures.rank_over_budget)
+    )
+    efficiency, variance = measures.efficiency(factors, panel), measures.variance(panel)
+    return Measures(
+        panel, leaders(), general(), times, runtime, middles, tuned, ranks, wins(), ranked, test,
+        efficiency, variance, pairs,
     )  # fmt: skip
-    efficiency, variance = measures.efficiency(panel, BASELINE), measures.variance(panel)
-    pairs = [ready() for ready in begun]
-    joined = pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(columns=pd.Index(measures.PAIRS))
-    return Measures(panel, leaders(), general(), *alone, wins(), ranked, test, efficiency, variance, joined)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    there = [frame for frame in frames if len(frame)]
+    return pd.concat(there, ignore_index=True) if there else frames[0]
 
 
 def frames(found: Measures) -> dict[str, pd.DataFrame]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.metrics import LEVELS
 from bench.plots import colour
+from bench.reference import LEVELS
 
 RELATIVE = ' <span class="tag">relative: depends on who takes part</span>'
 ABSOLUTE = ' <span class="tag own">absolute: a strategy alone decides it</span>'
