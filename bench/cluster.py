@@ -9,6 +9,7 @@ times as long, z ~ N(0, straggle), and is lost in each of its epochs with probab
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -69,6 +70,14 @@ def split_label(label: str) -> tuple[str, str]:
     workers = next((w.partition("=")[2] for w in said if w.startswith("workers=")), "1")
     others = [w for w in said if not w.startswith("workers=")]
     return ",".join(words), ", ".join([f"{workers} worker{'' if workers == '1' else 's'}", *others])
+
+
+def split_labels(labels: Iterable[str]) -> dict[str, list[str]]:
+    """The labels of each cluster, fewest workers first."""
+    found: dict[str, list[str]] = {}
+    for label in labels:
+        found.setdefault(split_label(label)[1], []).append(label)
+    return {cluster: found[cluster] for cluster in sorted(found, key=lambda c: (int(c.split()[0]), c))}
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from bench.cluster import split_label
+from bench.cluster import split_label, split_labels
 from bench.inference import (
     EQUAL,
     OPEN,
@@ -98,11 +98,7 @@ class Panel(NamedTuple):
 
 def by_cluster(panel: Panel) -> dict[str, Panel]:
     """The panel of each cluster, fewest workers first: who has more workers is no rival."""
-    labels: dict[str, list[str]] = {}
-    for label in panel.labels:
-        labels.setdefault(split_label(label)[1], []).append(label)
-    order = sorted(labels, key=lambda c: (int(c.split()[0]), c))
-    return {cluster: panel._replace(labels=labels[cluster]) for cluster in order}
+    return {c: panel._replace(labels=labels) for c, labels in split_labels(panel.labels).items()}
 
 
 def family(objective: str) -> str:
@@ -369,69 +365,57 @@ def general_leaders(panel: Panel) -> pd.DataFrame:
 
 
 PAIRS = [
-    "objective", "label", "against", "gap_left", "gap_low", "gap_high", "budget", "difference", "low", "high",
-    "p", "p_tukey", "answer", "time_difference", "time_low", "time_high", "time_p", "correlation", "runs",
-    "seeds_needed", "would_say", "reason",
+    "objective", "cluster", "label", "against", "gap_left", "gap_low", "gap_high", "budget", "difference",
+    "low", "high", "p", "p_tukey", "answer", "time_difference", "time_low", "time_high", "time_p",
+    "correlation", "runs", "seeds_needed", "would_say", "reason",
 ]  # fmt: skip
 
 
-class Compared(NamedTuple):
-    """What strategies are compared by on one objective: best, the label with the smallest mean gap left at
-    `budget`, the largest at which all have runs ("" and nan where there is none) · gaps: label -> f64[runs],
-    gap left at its own largest budget · ends: label -> its Ends at `budget`, paired where they share runs ·
-    times: label -> (full trainings f64[runs] until near-optimal, at most `budget`, seeds), of those that have
-    runs of that budget."""
-
-    objective: str
-    budget: float
-    best: str
-    gaps: dict[str, np.ndarray]
-    ends: dict[str, Ends]
-    paired: bool
-    times: dict[str, tuple[np.ndarray, np.ndarray]]
+def against_leaders(panel: Panel) -> pd.DataFrame:
+    """Relative but for gap_left, which is each strategy's own at its largest budget. Each strategy against
+    the one of its cluster with the smallest mean gap left, on each objective, at the largest `budget` at
+    which all of the cluster have runs: PAIRS. p_tukey: p corrected for the number of strategies, one of which
+    was chosen as the leader, as the level that seeds_needed goes by; time: the difference in E[min(T, B)] of
+    the near-optimal target, in full trainings, where both have runs of that budget B."""
+    there = product(panel.objectives, by_cluster(panel).items())
+    frames = [_against_leader(mine, objective, cluster) for objective, (cluster, mine) in there]
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=pd.Index(PAIRS))
 
 
-def compared(panel: Panel, objective: str) -> Compared:
-    """What `against_leader` needs of one objective."""
+def _against_leader(panel: Panel, objective: str, cluster: str) -> pd.DataFrame:
     items = {v: panel.cells[objective, v] for v in panel.labels if (objective, v) in panel.cells}
     index = panel.last(objective)
     there, paired = shared(panel.at(objective, index)) if index >= 0 else ({}, False)
     budget = float(panel.budgets[index]) if index >= 0 else np.nan
-    last = {v: item.scores[item.largest] for v, item in items.items()}
-    scores = {v: item.scores[budget] for v, item in items.items() if budget in item.scores}
-    return Compared(
-        objective, budget, min(there, key=lambda v: there[v].gap.mean()) if there else "",
-        {v: s.gap_left(s.true[:, -1]) for v, s in last.items()}, there, paired,
-        {v: (np.minimum(s.reached[0], budget), s.runs.seeds) for v, s in scores.items()},
-    )  # fmt: skip
-
-
-def against_leader(found: Compared) -> pd.DataFrame:
-    """Relative but for gap_left, which is each strategy's own at its largest budget. Each strategy against
-    the one with the smallest mean gap left, on one objective, at the largest `budget` at which all have runs:
-    PAIRS. p_tukey: p corrected for the number of strategies, one of which was chosen as the leader, as the
-    level that seeds_needed goes by; time: the difference in E[min(T, B)] of the near-optimal target, in full
-    trainings, where both have runs of that budget B."""
-    best, there, rows, apart_by = found.best, found.ends, [], {}
-    for label, gaps in found.gaps.items():
+    best = min(there, key=lambda v: there[v].gap.mean()) if there else ""
+    times = {
+        v: (np.minimum(item.scores[budget].reached[0], budget), item.scores[budget].runs.seeds)
+        for v, item in items.items()
+        if budget in item.scores
+    }
+    rows, apart_by = [], {}
+    for label, item in items.items():
+        s = item.scores[item.largest]
+        gaps = s.gap_left(s.true[:, -1])
         mean, low, high = (float(v) for v in mean_interval(gaps))
-        row = {"objective": found.objective, "label": label, "against": best, "gap_left": mean,
-               "gap_low": low, "gap_high": high, "runs": len(gaps)}  # fmt: skip
+        row = {"objective": objective, "cluster": cluster, "label": label, "against": best,
+               "gap_left": mean, "gap_low": low, "gap_high": high, "runs": len(gaps)}  # fmt: skip
         if not best:
             row["reason"] = "no budget at which all have runs"
         elif label != best:
-            d = apart_by[label] = apart(there[label], there[best], found.paired)
-            needed, says = seeds_needed(d, EQUAL, tukey_level(len(found.gaps)))
-            row |= {"budget": found.budget, "difference": d.mean, "low": d.low, "high": d.high, "p": d.p,
+            d = apart_by[label] = apart(there[label], there[best], paired)
+            needed, says = seeds_needed(d, EQUAL, tukey_level(len(items)))
+            row |= {"budget": budget, "difference": d.mean, "low": d.low, "high": d.high, "p": d.p,
                     "reason": d.reason, "correlation": d.correlation, "runs": d.n, "seeds_needed": needed,
                     "would_say": says}  # fmt: skip
-            if label in found.times and best in found.times:
-                row |= _time_apart(*found.times[label], *found.times[best], found.budget)
+            if label in times and best in times:
+                row |= _time_apart(*times[label], *times[best], budget)
         else:
-            row |= {"budget": found.budget, "runs": len(there[best].gap)}
+            row |= {"budget": budget, "runs": len(there[best].gap)}
         rows.append(row)
     table = pd.DataFrame(rows, columns=pd.Index(PAIRS))
-    table["p_tukey"] = tukey(table["p"].to_numpy(np.float64), len(found.gaps))
+    table["p_tukey"] = tukey(table["p"].to_numpy(np.float64), len(items))
     table["answer"] = [
         answer(apart_by[label], EQUAL, p) if label in apart_by else "leads" if label == best else OPEN
         for label, p in zip(table["label"], table["p_tukey"], strict=True)
@@ -552,8 +536,12 @@ def gaps_over_budget(panel: Panel) -> pd.DataFrame:
 
 
 def rank_over_budget(panel: Panel) -> pd.DataFrame:
-    """Relative. Mean rank of the mean gap left at each budget: label, budget, rank, objectives."""
-    return rank_table(gaps_over_budget(panel))
+    """Relative. Mean rank of the mean gap left among its cluster's at each budget: label, budget, rank,
+    objectives."""
+    gaps: Any = gaps_over_budget(panel)
+    clusters = by_cluster(panel).values()
+    tables = [rank_table(gaps[gaps["label"].isin(mine.labels)]) for mine in clusters]
+    return pd.concat([t for t in tables if len(t)] or [rank_table(gaps[:0])], ignore_index=True)
 
 
 def _finals(panel: Panel, objective: str) -> dict[str, np.ndarray]:
@@ -562,12 +550,26 @@ def _finals(panel: Panel, objective: str) -> dict[str, np.ndarray]:
     return {v: e.gap for v, e in panel.at(objective, index).items()} if index >= 0 else {}
 
 
-def wins(panel: Panel) -> Wins:
-    """Relative. Win probabilities by the gap left at the largest budget that all have; within EQUAL of each
-    other is a tie."""
-    finals = [_finals(panel, o) for o in panel.objectives]
-    values = [[there.get(label) for label in panel.labels] for there in finals]
-    return win_matrix(values, [panel.families[o] for o in panel.objectives], EQUAL)
+def wins(panel: Panel) -> tuple[list[str], Wins]:
+    """Relative. (labels, one cluster's after the other; their win probabilities) by the gap left at the
+    largest budget that all of a cluster have; within EQUAL of each other is a tie. nan between clusters."""
+    clusters = list(by_cluster(panel).values())
+    labels = [v for mine in clusters for v in mine.labels]
+    families = [panel.families[o] for o in panel.objectives]
+    value, low, high = np.full((3, len(labels), len(labels)), np.nan)
+    out = Wins(value, low, high, np.zeros((len(labels), len(labels)), np.int64))
+    for mine in clusters:
+        finals = [_finals(mine, o) for o in mine.objectives]
+        found = win_matrix([[there.get(v) for v in mine.labels] for there in finals], families, EQUAL)
+        place = slice(labels.index(mine.labels[0]), labels.index(mine.labels[-1]) + 1)
+        for into, part in zip(out, found, strict=True):
+            into[place, place] = part
+    return labels, out
+
+
+def rank_tests(panel: Panel) -> dict[str, tuple[list[str], Friedman]]:
+    """Relative. `rank_test` of each cluster."""
+    return {cluster: rank_test(mine) for cluster, mine in by_cluster(panel).items()}
 
 
 def rank_test(panel: Panel) -> tuple[list[str], Friedman]:
@@ -584,12 +586,14 @@ FACTORS = ["label", "objective", "log_factor", "low", "high", "reason", "behind"
 
 def factors(panel: Panel, baseline: str, draws: int = 200, points: int = 40) -> pd.DataFrame:
     """Relative to one strategy. log of the factor of trainings that each label needs of the baseline's on
-    each objective, with its interval from so many resamples: FACTORS. behind: whether its median run ends
-    behind the baseline's, so that it never has what that ends with."""
+    each objective, on the same cluster, with its interval from so many resamples: FACTORS. behind: whether
+    its median run ends behind the baseline's, so that it never has what that ends with."""
     rows = []
+    based = {split_label(v)[1]: v for v in panel.labels if split_label(v)[0] == baseline}
     for label, objective in product(panel.labels, panel.objectives):
-        one, two = (panel.cells.get((objective, v)) for v in (label, baseline))
-        if label == baseline or one is None or two is None:
+        base = based.get(split_label(label)[1], "")
+        one, two = (panel.cells.get((objective, v)) for v in (label, base))
+        if label == base or one is None or two is None:
             continue
         top = min(one.largest, two.largest)
         grid = np.geomspace(min(1.0, top), top, points)

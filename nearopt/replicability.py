@@ -5,27 +5,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.measures import panel
+from bench.measures import by_cluster, panel
 from bench.metrics import evaluate
 from bench.reading import load_folder
 from bench.replicability import cube_of, wrong_winners
 
 
 def write(path: str | Path) -> str:
-    """Writes both files and returns the table as text. Raises ValueError where there is too little to draw
+    """Writes both files and returns the table as text; of several clusters, of the one with the most
+    strategies. Raises ValueError where there is too little to draw
     from, FileNotFoundError where there is no such folder."""
     results = load_folder(path)
     scored, _, _ = evaluate(results)
     names = [dict.fromkeys(c.objective for c in results.cells), dict.fromkeys(c.label for c in results.cells)]
-    shown = panel(scored, list(names[0]), list(names[1]))
+    clusters = by_cluster(panel(scored, list(names[0]), list(names[1])))
+    cluster, shown = max(clusters.items(), key=lambda item: len(item[1].labels))
     values, labels, objectives = cube_of(shown)
     table = wrong_winners(values)
     if not len(table):
         raise ValueError(
             f"{path} has {values.shape[1]} objectives and {values.shape[2]} seeds: too few to draw from"
         )
+    on = f" with {cluster}" if len(clusters) > 1 else ""
     head = (
-        f"{len(labels)} strategies on {len(objectives)} objectives, {values.shape[2]} seeds; in truth "
+        f"{len(labels)} strategies{on} on {len(objectives)} objectives, {values.shape[2]} seeds; in truth "
         f"(all of it) {labels[int(values.mean((1, 2)).argmin())]} has the smallest mean gap left."
     )
     folder = Path(path)

@@ -1,17 +1,21 @@
 """The table of who leads, from traces where it is known in each cell who does, or that nobody does."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bench import leaders, report, store
+from bench import leaders, measures, report, store
 from bench.page import leaders as shown
 from bench.page.budget import SURE, rows_at
 from bench.page.data import Page
+from bench.page.html import render_html
 from bench.page.verdict import verdict
 from bench.reference import LEVELS
+from nearopt import replicability
 from nearopt.results import early_ranks
 
 ROOT = Path(__file__).parent.parent
@@ -131,6 +135,48 @@ def test_slider_and_verdict_compare_within_one_cluster(folder):
         assert {leaders.split_label(row[k])[1] for k in ("first", "second")} == {row["cluster"]}
 
 
+def test_relative_measures_compare_within_one_cluster(folder):
+    _, page = table_of(folder)
+    found = page.measures
+    of = leaders.split_label
+    pairs = found.pairs
+    assert all(of(r["label"])[1] == of(r["against"])[1] == r["cluster"] for r in pairs.to_dict("records"))
+    answers = pairs[pairs["objective"] == "curve0"].set_index("label")["answer"]
+    assert answers.to_dict() == {
+        "fast": "worse", "slow": "leads", "fast,workers=8": "leads", "slow,workers=8": "worse",
+    }  # fmt: skip
+    ranks = found.ranks[found.ranks["budget"] == 20].set_index("label")["rank"]
+    assert ranks.max() <= 2 and ranks["fast,workers=8"] < ranks["slow,workers=8"]
+    labels, wins = found.wins
+    assert labels == ["fast", "part", "slow", "fast,workers=8", "slow,workers=8"]
+    apart = np.array([[of(a)[1] != of(b)[1] for b in labels] for a in labels])
+    assert np.isnan(wins.value[apart]).all() and not wins.objectives[apart].any()
+    assert wins.value[labels.index("fast,workers=8"), labels.index("slow,workers=8")] > 0.9
+    assert {c: ranked for c, (ranked, _) in found.tests.items()} == {
+        ONE: ["fast", "slow"], EIGHT: ["fast,workers=8", "slow,workers=8"],
+    }  # fmt: skip
+    factors = measures.factors(found.panel, "slow", draws=0)
+    assert set(factors["label"]) == {"fast", "fast,workers=8", "part"}
+    # With one worker on curve0 fast has .3 at once and slow .1 in the end; with eight fast leads all along.
+    behind = factors[factors["objective"] == "curve0"].set_index("label")["behind"]
+    assert behind.to_dict() == {"fast": True, "fast,workers=8": False}
+    text = render_html(page, {})
+    assert "Critical difference diagram: 8 workers" in text and "(8 workers)" in " ".join(verdict(page))
+
+
+def test_who_needs_the_fewest_is_said_of_each_cluster(tmp_path):
+    for cluster, quick in ((ONE, "fast"), (EIGHT, "slow")):
+        for strategy in ("fast", "slow"):
+            level = 0.0 if strategy == quick else 0.5
+            write(tmp_path, strategy, cluster, "curve0", (level, level))
+    page = Page(tmp_path)
+    assert page.best["curve0", "within a run"] == {"fast", "slow,workers=8"}
+    said = " ".join(verdict(page))
+    assert "fast needs the fewest on curve0: within a run or to plan, its 95 % interval" in said
+    assert "slow,workers=8 needs the fewest on curve0" in said and "others' (8 workers)." in said
+    assert len(re.findall('class="best"', render_html(page, {}))) >= 2
+
+
 def test_who_takes_part_does_not_change_the_others_scores(folder, tmp_path):
     before, _ = table_of(folder)
     for file in folder.rglob("*"):
@@ -204,3 +250,9 @@ def test_a_cell_names_some_of_many():
     assert shown.said(rows) == (shown.NONE, [f"s{i}" for i in range(8)], "and 3 more, all that are compared")
     rows[10]["place"] = leaders.BEHIND
     assert shown.said(rows)[2] == "and 2 more"
+
+
+def test_replicability_is_of_one_cluster(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "x")
+    said = replicability.write(tmp_path / "x")
+    assert said.startswith("2 strategies with 1 worker on 9 objectives, 16 seeds")

@@ -191,7 +191,6 @@ def test_objective_by_objective_it_says_what_one_reading_of_the_folder_says(buil
     whole, found = measures.panel(scored, page.objectives, page.labels), page.measures
     assert sorted(page.warnings) == sorted([*results.warnings, *warnings]) != []
     assert page.goals.keys() == goals.keys() and whole.budgets.tolist() == found.panel.budgets.tolist()
-    pairs = [measures.against_leader(measures.compared(whole, o)) for o in whole.objectives]
     efficiency = measures.efficiency(measures.factors(whole, "random"), whole)
     for one, other, by in (
         (page.table, summary.summary(scored, goals), ["objective", "label", "budget", "target"]),
@@ -200,7 +199,7 @@ def test_objective_by_objective_it_says_what_one_reading_of_the_folder_says(buil
         (found.runtime, measures.runtime_distribution(whole), ["label", "budget"]),
         (found.middles, measures.middle_halves(whole), ["label"]),
         (found.leaders, measures.leaders(whole), ["objective", "budget"]),
-        (found.pairs, pd.concat(pairs), ["objective", "label"]),
+        (found.pairs, measures.against_leaders(whole), ["objective", "label"]),
         (found.efficiency, efficiency, ["objective", "label"]),
     ):
         a, b = (t.sort_values(by, ignore_index=True) for t in (one, other))

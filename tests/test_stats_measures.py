@@ -50,8 +50,8 @@ def test_every_measure_points_at_the_known_winner(tmp_path, strategies):
     assert general["first"] == best and general["families"] == 3
     ranks = measures.rank_over_budget(panel).query(at).set_index("label")["rank"]
     assert ranks.idxmin() == best and ranks.idxmax() == worst
-    wins = measures.wins(panel)
-    order = panel.labels.index(best), panel.labels.index(worst)
+    named, wins = measures.wins(panel)
+    order = named.index(best), named.index(worst)
     assert wins.value[order] > 0.85 and wins.low[order] > 0.5 and wins.value[order[::-1]] < 0.15
     labels, test = measures.rank_test(panel)
     assert labels[int(test.ranks.argmin())] == best and test.objectives == 3
@@ -64,7 +64,7 @@ def test_every_measure_points_at_the_known_winner(tmp_path, strategies):
     efficiency = measures.efficiency(measures.factors(panel, worst), panel)
     factors = efficiency.query("objective == 'all'").set_index("label")["factor"]
     assert factors[best] < 0.6 and (strategies > 3 or factors.idxmin() == best)
-    against = measures.against_leader(measures.compared(panel, panel.objectives[0])).set_index("label")
+    against = measures.against_leaders(panel).query("objective == @panel.objectives[0]").set_index("label")
     assert against.loc[worst, "answer"] == "worse" and against.loc[worst, "time_difference"] > 0
 
 
@@ -158,7 +158,7 @@ def test_from_one_objective_one_strategy_one_seed(tmp_path):
     two = shown(import_traces(published({"a": 2, "b": 1}, 1, 1), tmp_path / "y", references=known()))
     assert "one run a side" in measures.leaders(two)["reason"].iloc[-1]
     assert "one family" in measures.general_leaders(two)["reason"].iloc[-1]
-    assert np.isnan(measures.against_leader(measures.compared(two, two.objectives[0]))["p"]).all()
+    assert np.isnan(measures.against_leaders(two)["p"]).all()
     assert measures.variance(two)["reason"].str.len().gt(0).any()
 
 
@@ -245,7 +245,7 @@ def test_who_leads_and_by_how_much_are_said_of_the_same_runs(tmp_path):
     row = measures.leaders(panel).iloc[-1]
     assert (row["first"], row["runs"], row["p"] <= 0.05) == ("b", 9, True) and row["high"] <= 0
     assert row["difference"] == pytest.approx(row["gap_first"] - row["gap_second"])
-    pair = measures.against_leader(measures.compared(panel, "t0")).set_index("label").loc["a"]
+    pair = measures.against_leaders(panel).query("objective == 't0'").set_index("label").loc["a"]
     assert pair["against"] == "b" and pair["difference"] > 0 and pair["runs"] == 9
     assert pair["gap_left"] < 0.5  # its own, of all its runs
 
@@ -256,9 +256,9 @@ def test_strategies_are_compared_at_a_budget_that_all_have(tmp_path):
     longer = frame[frame["task"] == "t0"][lambda f: f["method"] == "a"].copy()
     longer = longer.assign(evaluation=longer["evaluation"] + 8, loss=0.001)
     panel = shown(import_traces(pd.concat([frame, longer]), tmp_path / "x", references=UNIT))
-    pair = measures.against_leader(measures.compared(panel, "t0")).set_index("label").loc["random"]
+    pair = measures.against_leaders(panel).query("objective == 't0'").set_index("label").loc["random"]
     assert pair["budget"] == 8 and pair["difference"] == pytest.approx(0.2, abs=0.02)
-    assert measures.wins(panel).objectives.max() == 2
+    assert measures.wins(panel)[1].objectives.max() == 2
     runtime = measures.runtime_distribution(panel).groupby("label")["budget"].max()
     assert runtime.to_dict() == pytest.approx({"a": 16, "random": 8})  # no line beyond what was run
     general = measures.general_leaders(panel).set_index("budget")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.cluster import split_labels
 from bench.dials import End, dial_table, dials
 from bench.gaps import Ends, Gap, answer_table, gap_table, groups, shares
 from bench.leaders import curves_table, leaders_table
@@ -99,11 +101,12 @@ class Page:
         rows: Any = self.head
         self.rows = {(r["objective"], r["label"]): r for r in rows.to_dict("records")}
         heads: dict[Any, Any] = dict(iter(self.head.groupby("objective", sort=False)))
-        self.best = {
-            (objective, reading): clear_best(heads.get(objective, self.head[:0]), reading)
-            for objective in self.objectives
-            for reading in READING
-        }
+        # Those whose interval lies below all others' of their cluster.
+        self.best: dict[tuple[str, str], set[str | None]] = {}
+        for objective, reading in product(self.objectives, READING):
+            rows = heads.get(objective, self.head[:0])
+            parts = [rows[rows["label"].isin(mine)] for mine in split_labels(self.labels).values()]
+            self.best[objective, reading] = {clear_best(part, reading) for part in parts} - {None}
 
     @property
     def name(self) -> str:

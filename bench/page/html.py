@@ -125,7 +125,7 @@ def _cell(page: Page, objective: str, label: str) -> str:
     limit, runs = float(r["budget"]), int(r["runs"])
     lines = []
     for reading, (value, low, high) in READING.items():
-        kind = "far" if np.isinf(r[value]) else "best" if page.best[objective, reading] == label else ""
+        kind = "far" if np.isinf(r[value]) else "best" if label in page.best[objective, reading] else ""
         spread = interval(r[low], r[high])
         spread = f'<span class="ci">{spread}</span>' if spread else ""
         text = f"<b>{trials(r[value], limit)}</b>{spread}"
@@ -212,8 +212,8 @@ def _answer(page: Page, figures: dict[str, str]) -> list[str]:
         ),
         prose(
             'Fewer is better; <span class="best"><b>shaded</b></span> only where the interval lies below all',
-            f"others' on that objective. “&gt; {limit}”: {limit} were not enough for half of the runs.",
-            "“best 2 % of random”: how many random configurations are near-optimal.",
+            f"others' on that objective and cluster. “&gt; {limit}”: {limit} were not enough for half of the",
+            "runs. “best 2 % of random”: how many random configurations are near-optimal.",
         ),
         "</div>",
         whole,
@@ -390,8 +390,9 @@ def _objectives(page: Page, figures: dict[str, str]) -> list[str]:
 
 
 PAIRS = (
-    "Gap left: each strategy's own at its largest budget. Against the one with the smallest mean, at the "
-    "largest budget B that all have: difference with its 95 % interval (runs of one seed share instance and "
+    "Gap left: each strategy's own at its largest budget. Against the one with the smallest mean of those "
+    "on the same cluster, at the largest budget B that all of these have: difference with its 95 % interval "
+    "(runs of one seed share instance and "
     "start, so where all have the same seeds they are compared in pairs; the correlation is what was "
     "measured), p corrected for the number of strategies and for the choice of the leader by these runs "
     "(Tukey), by which it is better or worse."

@@ -10,7 +10,7 @@ from bench.page.about import CELL_COLUMNS, HOW
 from bench.page.budget import rows_at
 from bench.page.data import GAP_COLUMNS, READING, Page
 from bench.page.html import GAPS, dials_said
-from bench.page.measures import efficiency_said, percent
+from bench.page.measures import efficiency_said, percent, ranked_by_cluster
 from bench.page.verdict import meaning, verdict
 from bench.page.words import interval, trials
 
@@ -30,7 +30,7 @@ def _md_cell(page: Page, objective: str, label: str, reading: str) -> str:
     value, low, high = READING[reading]
     limit, runs = float(r["budget"]), int(r["runs"])
     text = trials(r[value], limit)
-    if page.best[objective, reading] == label:
+    if label in page.best[objective, reading]:
         text = f"**{text}**"
     spread = interval(r[low], r[high])
     text += f" ({spread})" if spread else ""
@@ -77,7 +77,7 @@ def _measures(page: Page, figures: Collection[str]) -> list[str]:
     for name, text in (
         ("over_budget", "Rank over budget (relative); runtime distribution (absolute)"),
         ("wins", "Who beats whom, in % (relative)"),
-        ("critical_difference", "Critical difference (relative)"),
+        *((name, "Critical difference (relative)") for name in ranked_by_cluster(found)),
     ):
         out += [f"![{text}](figures/{name}.svg)", ""] if name in figures else []
     if len(found.variance):

@@ -34,6 +34,7 @@ from bench.plots_measures import (
 )
 from bench.ranking import Friedman, Wins
 
+CRITICAL = "critical_difference"
 MOST_ROWS = 400  # of a folded table on the page; summary.csv and measures/ have all
 WINS = ["label", "against", "probability", "low", "high", "objectives"]
 
@@ -49,9 +50,8 @@ class Measures(NamedTuple):
     middles: pd.DataFrame
     tuned: pd.DataFrame
     ranks: pd.DataFrame
-    wins: Wins
-    ranked: list[str]
-    test: Friedman
+    wins: tuple[list[str], Wins]
+    tests: dict[str, tuple[list[str], Friedman]]
     efficiency: pd.DataFrame
     variance: pd.DataFrame
     pairs: pd.DataFrame
@@ -68,14 +68,13 @@ def compute(parts: Sequence[Part], labels: Sequence[str], run: Beside = later) -
     times, tuned, pairs, factors = (
         _joined([getattr(p, name) for p in parts]) for name in ("times", "tuned", "pairs", "factors")
     )
-    ranked, test = measures.rank_test(panel)
     runtime, middles, ranks = (
         f(panel) for f in (measures.runtime_distribution, measures.middle_halves, measures.rank_over_budget)
     )
     efficiency, variance = measures.efficiency(factors, panel), measures.variance(panel)
     return Measures(
-        panel, leaders(), general(), times, runtime, middles, tuned, ranks, wins(), ranked, test,
-        efficiency, variance, pairs,
+        panel, leaders(), general(), times, runtime, middles, tuned, ranks, wins(),
+        measures.rank_tests(panel), efficiency, variance, pairs,
     )  # fmt: skip
 
 
@@ -86,7 +85,7 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 def frames(found: Measures) -> dict[str, pd.DataFrame]:
     """What is written beside the report as measures/NAME.csv."""
-    labels, wins = found.panel.labels, found.wins
+    labels, wins = found.wins
     win_rows = [
         (labels[i], labels[j], wins.value[i, j], wins.low[i, j], wins.high[i, j], wins.objectives[i, j])
         for i, j in np.argwhere(wins.objectives)
@@ -105,12 +104,21 @@ def drawings(found: Measures) -> dict[str, Task]:
     if len(found.runtime):
         out["over_budget"] = Task(over_budget_figure, (found.ranks, found.runtime))
     if len(found.panel.labels) > 1:
-        out["wins"] = Task(wins_figure, (found.panel.labels, found.wins))
-    if not found.test.reason:
-        out["critical_difference"] = Task(critical_difference_figure, (found.ranked, found.test))
+        out["wins"] = Task(wins_figure, found.wins)
+    for name, (ranked, test) in ranked_by_cluster(found).items():
+        if not test.reason:
+            out[name] = Task(critical_difference_figure, (ranked, test))
     if len(found.efficiency) and np.isfinite(found.efficiency["factor"]).any():
         out["efficiency"] = Task(efficiency_figure, (found.efficiency, BASELINE))
     return out
+
+
+def ranked_by_cluster(found: Measures) -> dict[str, tuple[list[str], Friedman]]:
+    """The rank test of each cluster by the name of its figure, one worker's first."""
+    return {
+        CRITICAL if place == 0 else f"{CRITICAL}.{cluster.replace(', ', ',').replace(' ', '_')}": test
+        for place, (cluster, test) in enumerate(found.tests.items())
+    }
 
 
 def _figure(figures: dict[str, str], name: str) -> str:
@@ -169,20 +177,20 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
         yield fold(
             "Rank over budget, and runtime distribution",
             prose(
-                "Left", RELATIVE, "the mean rank of the mean gap left, of the strategies that have every",
-                "objective at that budget. Right", ABSOLUTE, "the share of (objective, target, run) reached,",
-                "objectives counting the same, targets the best 10, 1 and 0.1 % of random configurations;",
-                "runs of the largest budget, beyond which nothing is reached. Compare only strategies",
-                "with the same objectives and budgets.", kind="small",
+                "Left", RELATIVE, "the mean rank of the mean gap left among the strategies of a cluster that",
+                "have every objective at that budget. Right", ABSOLUTE, "the share of (objective, target,",
+                "run) reached, objectives counting the same, targets the best 10, 1 and 0.1 % of random",
+                "configurations; runs of the largest budget, beyond which nothing is reached. Compare only",
+                "strategies with the same objectives and budgets.", kind="small",
             ) + _figure(drawn, "over_budget"),
         )  # fmt: skip
     if "wins" in drawn:
         yield fold(
             "Who beats whom",
             prose(
-                "The probability (in %) that a run of the row beats one of the column, mean over the "
-                "objectives",
-                "that both have (Mann–Whitney), at the largest budget that all have; gaps within",
+                "The probability (in %) that a run of the row beats one of the column, mean over the",
+                "objectives that both have (Mann–Whitney), at the largest budget that all of their cluster",
+                "have; who has more workers is no rival. Gaps within",
                 f"{EQUAL:g} of each other are a tie. Bold: the 95 % interval, over families of objectives",
                 "or of a single objective's runs, excludes one half: a pair at a time, not corrected",
                 "for their number.",
@@ -195,27 +203,26 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
             f"What each needs of the trainings of {BASELINE}",
             prose(
                 "The factor of full trainings after which the median run has what the other's ends with, "
-                "read at",
+                "on the same cluster, read at",
                 "the worse of the two ends (log-efficiency). Diamond: mean over families of objectives "
                 "with its",
                 "95 % interval; dots: single objectives.", kind="small",
             ) + bullets(escape(s) for s in said) + _figure(drawn, "efficiency"), RELATIVE,
         )  # fmt: skip
-    if "critical_difference" in drawn or found.test.reason:
-        test = found.test
+    for cluster, (name, (ranked, test)) in zip(found.tests, ranked_by_cluster(found).items(), strict=True):
         text = (
             f"No rank test: {test.reason}."
             if test.reason
             else f"Friedman: chi² = {number(test.chi2)} with ties corrected ({number(test.chi2_plain)} "
             "without), "
             f"p = {number(test.p, 2)}; Iman and Davenport: F = {number(test.f)}, p = {number(test.f_p, 2)}; "
-            f"{test.objectives} objectives, {len(found.ranked)} strategies that have them all. Bars join "
+            f"{test.objectives} objectives, {len(ranked)} strategies that have them all. Bars join "
             "what "
             "Nemenyi's test does not tell apart at 5 %. It sees neither by how much nor in how many families."
         )
         yield fold(
-            "Critical difference diagram",
-            prose(escape(text), kind="small") + _figure(drawn, "critical_difference"), RELATIVE,
+            "Critical difference diagram" + (f": {cluster}" if len(found.tests) > 1 else ""),
+            prose(escape(text), kind="small") + _figure(drawn, name), RELATIVE,
         )  # fmt: skip
     near = found.times[found.times["target"] == NEAR] if len(found.times) else found.times
     for title, table in (("near-optimal", near), ("each share of random", found.times.drop(near.index))):
@@ -312,8 +319,10 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
 
 def pair_rows(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The relative table of one objective, from its rows of `pairs`: (header, rows of plain text)."""
+    several = len({r["cluster"] for r in rows}) > 1
     columns = {
         "strategy": lambda r: r["label"],
+        **({"on": lambda r: r["cluster"]} if several else {}),
         "gap left": lambda r: number(r["gap_left"]) + spread(r["gap_low"], r["gap_high"]),
         "against the leader": lambda r: "leads" if r["answer"] == "leads" else number(r["difference"])
         + spread(r["low"], r["high"]),

@@ -58,14 +58,13 @@ def part(
     log = bool(items) and items[0].cell.info.get("scale") == "log"
     ratio = log and found is not None and bool((found["optimum"] > 0).all())
     panel = measures.panel(items, [objective], labels, budgets)
-    pairs = [measures.against_leader(measures.compared(panel, o)) for o in panel.objectives]
     slim = {(objective, s.cell.label): _slim(s) for s in scored}
     whole = {s.cell.label for s in scored if all(_whole(t, s) for t in s.cell.traces.values())}
     return Part(
         list(slim.values()), found, ratio, [*read.warnings, *warnings], rows(scored, goals),
         panel._replace(cells={key: slim[key] for key in panel.cells}),
         measures.times(panel), measures.tuned_too_far(panel),
-        pairs[0] if pairs else pd.DataFrame(columns=pd.Index(measures.PAIRS)),
+        measures.against_leaders(panel),
         measures.factors(panel, BASELINE, draws), list(_drawings(objective, items, found, ratio, few)),
         {s.cell.label for s in scored} - whole,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench import measures
+from bench.cluster import split_labels
 from bench.metrics import MOST, NEAR
 from bench.page.budget import ALONE, CHANCE, CLOSE, rows_at, said
 from bench.page.budget import SURE as SURELY
@@ -92,36 +93,42 @@ def verdict(page: Page) -> list[str]:
     out.append(
         f"Half of the runs or more are near-optimal with at most {most} full trainings: {listed(told)}."
     )
-    clear: dict[str, list[str]] = {}
-    open_ = []
-    nobody = []
-    for objective in page.objectives:
-        rows: Any = head[head["objective"] == objective]
-        if not len(rows):
-            continue
-        winners = {page.best[objective, reading] for reading in READING} - {None}
-        winner = winners.pop() if len(winners) == 1 else None
-        if not np.isfinite(rows["trials_median"]).any() and not np.isfinite(rows["budget_needed"]).any():
-            nobody.append(objective)
-        elif winner:
-            clear.setdefault(winner, []).append(objective)
-        elif len(rows) > 1 and (rows["runs"] >= SURE).all():
-            open_.append(objective)
-    for label in sorted(clear, key=lambda v: (-len(clear[v]), rank(v))):
-        where = _some(clear[label])
-        out.append(
-            f"{label} needs the fewest on {where}: within a run or to plan, its 95 % interval lies "
-            "below all others'."
-        )
-    if open_:
-        out.append(f"By what it needs, none is clearly ahead on {_some(open_)}: intervals overlap.")
-    if nobody:
-        out.append(f"No strategy gets half of its runs near-optimal on {_some(nobody)}.")
+    clusters = split_labels(counts)
+    for cluster, labels in clusters.items():
+        out += _needs(page, labels, f" ({cluster})" if len(clusters) > 1 else "")
     few = sorted({int(n) for n in head["runs"] if n < SURE})
     if few:
         out.append(
             f"With fewer than {SURE} runs a cell there is no 95 % interval, and nothing is emphasised."
         )
+    return out
+
+
+def _needs(page: Page, labels: list[str], on: str) -> list[str]:
+    """Who of a cluster's needs the fewest trainings, and where nobody does."""
+    clear: dict[str, list[str]] = {}
+    open_, nobody = [], []
+    mine: Any = page.head[page.head["label"].isin(labels)]
+    for objective in page.objectives:
+        rows: Any = mine[mine["objective"] == objective]
+        if not len(rows):
+            continue
+        winners = {w for reading in READING for w in page.best[objective, reading] if w in labels}
+        if not np.isfinite(rows["trials_median"]).any() and not np.isfinite(rows["budget_needed"]).any():
+            nobody.append(objective)
+        elif len(winners) == 1:
+            clear.setdefault(str(winners.pop()), []).append(objective)
+        elif len(rows) > 1 and (rows["runs"] >= SURE).all():
+            open_.append(objective)
+    out = [
+        f"{label} needs the fewest on {_some(clear[label])}: within a run or to plan, its 95 % interval lies "
+        f"below all others'{on}."
+        for label in sorted(clear, key=lambda v: (-len(clear[v]), rank(v)))
+    ]
+    if open_:
+        out.append(f"By what it needs, none is clearly ahead on {_some(open_)}{on}: intervals overlap.")
+    if nobody:
+        out.append(f"No strategy gets half of its runs near-optimal on {_some(nobody)}{on}.")
     return out
 
 
