@@ -20,7 +20,8 @@ import pandas as pd
 
 from bench.cluster import split_label
 from bench.inference import EQUAL, WORSE, Difference, Interval, answer, holm, in_general, not_the_best
-from bench.measures import RANGE, Ends, Panel, Together, apart, by_cluster, run_levels, shared
+from bench.measures import RANGE, Together, apart, run_levels, shared
+from bench.panel import Ends, Panel, by_cluster
 from bench.stats import mean_interval
 
 INFORMATIVE = 0.5

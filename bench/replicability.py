@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from bench.measures import Panel
+from bench.panel import Panel
 
 SEEDS, TASKS, DRAWS = (5, 10, 20, 30), (5, 10, 20, 35), 1000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.measures import by_cluster, panel
 from bench.metrics import evaluate
+from bench.panel import by_cluster, panel
 from bench.reading import load_folder
 from bench.replicability import cube_of, wrong_winners
 

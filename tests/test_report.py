@@ -11,6 +11,7 @@ import pytest
 
 from bench import measures, metrics, plots, report, summary
 from bench.page.data import Page, clear_best
+from bench.panel import panel
 from bench.reading import load_folder
 from bench.reference import LEVELS
 
@@ -188,7 +189,7 @@ def test_objective_by_objective_it_says_what_one_reading_of_the_folder_says(buil
     """What is kept of each objective, the ends of its runs, is all that the measures need."""
     results, page = load_folder(built), Page(built)
     scored, goals, warnings = metrics.evaluate(results)
-    whole, found = measures.panel(scored, page.objectives, page.labels), page.measures
+    whole, found = panel(scored, page.objectives, page.labels), page.measures
     assert sorted(page.warnings) == sorted([*results.warnings, *warnings]) != []
     assert page.goals.keys() == goals.keys() and whole.budgets.tolist() == found.panel.budgets.tolist()
     efficiency = measures.efficiency(measures.factors(whole, "random"), whole)

@@ -8,6 +8,7 @@ import pytest
 
 from bench import measures, metrics, replicability
 from bench.inference import ALIKE, OPEN
+from bench.panel import panel
 from bench.reading import load_folder
 from nearopt import replicability as command
 from nearopt.importer import BORROWED, import_traces
@@ -35,7 +36,7 @@ def shown(folder):
     scored, _, warnings = metrics.evaluate(results)
     assert not warnings
     names = [sorted({getattr(c, kind) for c in results.cells}) for kind in ("objective", "label")]
-    return measures.panel(scored, *names)
+    return panel(scored, *names)
 
 
 @pytest.mark.parametrize("strategies", [2, 3, pytest.param(10, marks=pytest.mark.slow)])

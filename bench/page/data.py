@@ -15,12 +15,12 @@ from bench.cluster import split_labels
 from bench.dials import End, dial_table, dials
 from bench.gaps import Ends, Gap, answer_table, gap_table, groups, shares
 from bench.leaders import curves_table, leaders_table
-from bench.measures import budget_grid
 from bench.metrics import NEAR, SHARES, TARGETS, Scored, scored_at
 from bench.page.draw import Beside, Task, later
 from bench.page.measures import Measures, compute
 from bench.page.part import part, workers
 from bench.page.words import last_line, number
+from bench.panel import budget_grid
 from bench.plots import dial_figure, gap_figure, headline_figure, rank
 from bench.plots_time import run_figure
 from bench.reading import outline

@@ -26,6 +26,7 @@ from bench.page.words import (
     prose,
     spread,
 )
+from bench.panel import Panel, join
 from bench.plots_measures import (
     critical_difference_figure,
     efficiency_figure,
@@ -42,7 +43,7 @@ WINS = ["label", "against", "probability", "low", "high", "objectives"]
 class Measures(NamedTuple):
     """Every frame of `bench.measures` for one panel."""
 
-    panel: measures.Panel
+    panel: Panel
     leaders: pd.DataFrame
     general: pd.DataFrame
     times: pd.DataFrame
@@ -60,7 +61,7 @@ class Measures(NamedTuple):
 def compute(parts: Sequence[Part], labels: Sequence[str], run: Beside = later) -> Measures:
     """All frames of the objectives `parts`; what needs no more than the ends of runs may be made beside the
     rest."""
-    panel = measures.join([p.panel for p in parts], labels)
+    panel = join([p.panel for p in parts], labels)
     ends: Any = panel._replace(cells=dict.fromkeys(panel.cells))
     leaders, general, wins = (
         run(f, ends) for f in (measures.leaders, measures.general_leaders, measures.wins)

@@ -12,6 +12,7 @@ import pandas as pd
 from bench import measures
 from bench.metrics import NEAR, Scored, evaluate
 from bench.page.draw import Task
+from bench.panel import Panel, panel
 from bench.plots import objective_figure
 from bench.plots_many import clock_sketch, objective_sketch
 from bench.plots_time import clock_figure
@@ -35,7 +36,7 @@ class Part(NamedTuple):
     ratio: bool
     warnings: list[str]
     rows: list[dict[str, Any]]
-    panel: measures.Panel
+    panel: Panel
     times: pd.DataFrame
     tuned: pd.DataFrame
     pairs: pd.DataFrame
@@ -57,15 +58,15 @@ def part(
     items = [s for s in scored if s.scores and s.cell.status != "failed"]
     log = bool(items) and items[0].cell.info.get("scale") == "log"
     ratio = log and found is not None and bool((found["optimum"] > 0).all())
-    panel = measures.panel(items, [objective], labels, budgets)
+    shown = panel(items, [objective], labels, budgets)
     slim = {(objective, s.cell.label): _slim(s) for s in scored}
     whole = {s.cell.label for s in scored if all(_whole(t, s) for t in s.cell.traces.values())}
     return Part(
         list(slim.values()), found, ratio, [*read.warnings, *warnings], rows(scored, goals),
-        panel._replace(cells={key: slim[key] for key in panel.cells}),
-        measures.times(panel), measures.tuned_too_far(panel),
-        measures.against_leaders(panel),
-        measures.factors(panel, BASELINE, draws), list(_drawings(objective, items, found, ratio, few)),
+        shown._replace(cells={key: slim[key] for key in shown.cells}),
+        measures.times(shown), measures.tuned_too_far(shown),
+        measures.against_leaders(shown),
+        measures.factors(shown, BASELINE, draws), list(_drawings(objective, items, found, ratio, few)),
         {s.cell.label for s in scored} - whole,
     )  # fmt: skip
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from bench import measures
 from bench.cluster import split_labels
 from bench.metrics import MOST, NEAR
 from bench.page.budget import ALONE, CHANCE, CLOSE, rows_at, said
 from bench.page.budget import SURE as SURELY
 from bench.page.data import READING, SURE, Page
 from bench.page.words import listed, number, percent
+from bench.panel import by_cluster
 from bench.plots import rank
 from bench.reference import LEVELS
 
@@ -31,7 +31,7 @@ def leading(page: Page) -> list[str]:
     found = page.measures
     if len(page.labels) < 2 or not len(found.panel.budgets):
         return []
-    clusters = measures.by_cluster(found.panel)
+    clusters = by_cluster(found.panel)
     most: Any = found.leaders.groupby(["objective", "cluster"])["budget"].max()
     last = {(o, c): clusters[c].last(o) for o, c in most.index}
     most = {of: float(found.panel.budgets[i]) if i >= 0 else most[of] for of, i in last.items()}

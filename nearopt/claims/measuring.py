@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.measures import family
+from bench.panel import family
 from nearopt import catalogue
 from nearopt.claims.claim import Claim, Part
 from nearopt.claims.measures import MEASURES, Effect, Missing, over_seeds

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 import nearopt
-from bench.measures import family
+from bench.panel import family
 from nearopt import catalogue
 from nearopt.catalogue import UserError
 from nearopt.claims.claim import Claim

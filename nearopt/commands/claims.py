@@ -45,7 +45,7 @@ def _settings(words: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def only(claim, names: list[str]):
     """A claim on some of its objectives, by their names; None where it has none of them in any part."""
-    from bench.measures import family
+    from bench.panel import family
 
     parts = [
         dataclasses.replace(p, objectives=tuple(o for o in p.objectives if family(o) in names))
