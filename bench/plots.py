@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ COLOURS = {
 OTHERS = ("#6699cc", "#aa4499", "#447a5f", "#7a4444", "#8f5fb0", "#5f7d8f", "#b08f2f", "#44447a")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
 BANDS = 8  # strategies: the bands of more cover each other, and the tables have the intervals
+WITHIN, TO_PLAN = "within a run, 95 %", "budget to plan"
 INK, FAINT = "#222222", "#8a8a8a"
 
 
@@ -139,6 +141,17 @@ def svg(figure: Any, name: str) -> Drawing:
     drawing = Drawing(text)
     drawing.figure = figure
     return drawing
+
+
+def legend_columns(names: Sequence[str], inches: float) -> int:
+    """How many columns of a legend in 9 points fit, which matplotlib fills one after the other."""
+    for columns in range(len(names), 1, -1):
+        rows, more = divmod(len(names), columns)
+        ends = np.cumsum([rows + (c < more) for c in range(columns)])
+        longest = [max(map(len, names[end - rows - (c < more) : end])) for c, end in enumerate(ends)]
+        if sum(0.068 * letters + 0.5 for letters in longest) <= inches:
+            return columns
+    return 1
 
 
 def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
@@ -362,7 +375,7 @@ def headline_figure(table: Any) -> str:
     labels = sorted(table["label"].unique(), key=rank)
     step = 0.8 / max(len(labels), 1)
     height = max(1.7, 0.32 + len(objectives) * max(0.11 * len(labels) + 0.12, 0.4))
-    columns = min(len(labels) + 2, 5 if len(labels) > 6 else 8)
+    columns = legend_columns([*labels, WITHIN, TO_PLAN], 9.2)
     head, foot = max(0.62, 0.2 + 0.19 * -(-(len(labels) + 2) // columns)), 0.63  # inches: legend, axis
     whole = height + head + foot
     figure, (ax,) = _figure(9.4, whole, 1)
@@ -382,6 +395,7 @@ def headline_figure(table: Any) -> str:
                     [low, high],
                     [y, y],
                     color=tint,
+                    linestyle=dash(record["label"]),
                     linewidth=1.5,
                     alpha=0.75,
                     zorder=2,
@@ -431,7 +445,7 @@ def headline_figure(table: Any) -> str:
         Line2D([], [], color=colour(v), marker="o", linestyle=dash(v), markersize=5, label=v) for v in labels
     ]
     handles += [
-        Line2D([], [], color=INK, marker="o", linewidth=1.5, markersize=5, label="within a run, 95 %"),
+        Line2D([], [], color=INK, marker="o", linewidth=1.5, markersize=5, label=WITHIN),
         Line2D(
             [],
             [],
@@ -440,7 +454,7 @@ def headline_figure(table: Any) -> str:
             markerfacecolor="none",
             linestyle="",
             markersize=5.5,
-            label="budget to plan",
+            label=TO_PLAN,
         ),
     ]
     figure.legend(

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.plots import FAINT, INK, _budget_axis, _figure, colour, dash, rank, svg
+from bench.plots import FAINT, INK, _budget_axis, _figure, colour, dash, legend_columns, rank, svg
+
+MOST_OFF = (0.01, 100.0)  # factors of trainings: intervals of few families go far beyond what can be told
 
 
-def _legend(figure: Any, handles: list[Any], columns: int = 6) -> float:
+def _legend(figure: Any, handles: list[Any]) -> float:
     """A legend above the axes; returns the top that is left for them."""
+    columns = legend_columns([h.get_label() for h in handles], 0.93 * figure.get_figwidth())
     rows = -(-len(handles) // columns)
     height = 0.26 * rows / figure.get_figheight()
     figure.legend(
@@ -53,9 +56,13 @@ def wins_figure(labels: list[str], wins: Any) -> str:
     from matplotlib.colors import LinearSegmentedColormap
 
     k = len(labels)
-    size = max(3.2, 0.52 * k + 2.0)
-    figure, (ax,) = _figure(size + 1.2, size, 1)
-    figure.subplots_adjust(left=0.28 if k < 8 else 0.18, right=0.98, top=0.8 if k < 8 else 0.86, bottom=0.02)
+    letters = 0.078 * max(map(len, labels))  # inches; the names above lean to the right
+    left, up, right = 0.2 + letters, 0.2 + 0.65 * letters, max(0.77 * letters - 0.2, 0.1)
+    width, height = left + 0.52 * k + right, up + 0.52 * k + 0.1
+    figure, (ax,) = _figure(width, height, 1)
+    figure.subplots_adjust(
+        left=left / width, right=1 - right / width, top=1 - up / height, bottom=0.1 / height
+    )
     shades = LinearSegmentedColormap.from_list("wins", ["#d55e00", "#f7f7f5", "#0072b2"])
     edges = np.arange(k + 1) - 0.5
     shown = np.ma.masked_invalid(wins.value)
@@ -122,13 +129,17 @@ def critical_difference_figure(labels: list[str], test: Any) -> str:
 
 
 def efficiency_figure(table: Any, baseline: str) -> str:
-    """Factor of trainings that each strategy needs of the baseline's, over all objectives, with its
-    interval, and faint dots for single objectives; columns label, objective, factor, low, high."""
+    """Factor of trainings that each strategy needs of the baseline's, over all objectives, with its interval
+    (an arrow where it goes beyond a hundredth or a hundredfold), and faint dots for
+    single objectives; columns label, objective, factor, low, high."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     labels = sorted(table["label"].unique(), key=rank)
+    seen = table[["factor", "low", "high"]].to_numpy(float)
+    seen = seen[np.isfinite(seen) & (seen > 0)]
+    left, right = max(seen.min() / 1.3, MOST_OFF[0]), min(seen.max() * 1.3, MOST_OFF[1])
     figure, (ax,) = _figure(8.6, 0.9 + 0.3 * len(labels), 1)
-    figure.subplots_adjust(left=0.2, right=0.97, top=0.97, bottom=0.62 / (0.9 + 0.3 * len(labels)))
+    figure.subplots_adjust(left=0.2, right=0.95, top=0.97, bottom=0.62 / (0.9 + 0.3 * len(labels)))
     for y, label in enumerate(labels):
         mine = table[table["label"] == label]
         single, whole = mine[mine["objective"] != "all"], mine[mine["objective"] == "all"]
@@ -136,12 +147,17 @@ def efficiency_figure(table: Any, baseline: str) -> str:
         for row in whole.to_dict("records"):
             if np.isfinite(row["low"]) and np.isfinite(row["high"]):
                 ax.plot([row["low"], row["high"]], [y, y], color=colour(label), linewidth=2)
+                if row["low"] < left:
+                    ax.plot([left], [y], "<", color=colour(label), markersize=6, clip_on=False)
+                if row["high"] > right:
+                    ax.plot([right], [y], ">", color=colour(label), markersize=6, clip_on=False)
             ax.plot([row["factor"]], [y], "D", color=colour(label), markersize=7)
     ax.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.set_xlim(left, right)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right / left < 200 else (1,)))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:,.4g} %"))
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.set_xlabel(f"of the trainings that {baseline} needs")

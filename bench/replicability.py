@@ -1,11 +1,12 @@
 """How often a comparison of a usual size names the wrong winner: a large experiment, subsampled.
 
-The large experiment stands for the truth: the strategy with the smallest mean gap left, families of
-objectives counting the same. Smaller ones are drawn from it without replacement, as a paper draws tasks and
-seeds, the same for all strategies, and each names a winner in two ways: whoever has the smallest mean, and,
-more careful, only if its lead over every other has p <= .05 over the tasks (Student's t of the differences
-of task means, the usual practice; an intersection-union test, so the number of strategies needs no
-correction)."""
+The large experiment stands for the world: in truth that strategy is best which has the smallest mean gap left
+over its tasks and seeds. Smaller ones draw tasks and seeds from it, the same for all strategies, with
+replacement: so they are independent samples of that world at every size, as a paper's are of the real one
+(without it, as many tasks as there are would always be right). Each names a winner in two ways: whoever has
+the smallest mean, and, more careful, only if its lead over every other has p <= .05 over the tasks (Student's
+t of the differences of task means, the usual practice; an intersection-union test, so the number of
+strategies needs no correction)."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def wrong_winners(
     tasks: Sequence[int] = TASKS,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """A row for each size that values f64[labels, objectives, seeds] allow: seeds, tasks, wrong (share of
+    """A row for each size that values f64[labels, objectives, seeds] have: seeds, tasks, wrong (share of
     the experiments whose smallest mean is not the true winner's), loss (by how much the named one is worse
     in truth, mean), declared (share that are sure), declared_wrong (share of all that are sure and
     wrong)."""
@@ -64,8 +65,7 @@ def wrong_winners(
                 continue
             named, sure = np.empty(draws, np.int64), np.empty(draws, bool)
             for d in range(draws):
-                chosen = rng.permutation(objectives)[:t]
-                columns = rng.permutation(runs)[:n]
+                chosen, columns = rng.integers(objectives, size=t), rng.integers(runs, size=n)
                 means = values[:, chosen][:, :, columns].mean(2)
                 first = int(means.mean(1).argmin())
                 apart = np.delete(means - means[first], first, axis=0)

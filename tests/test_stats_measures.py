@@ -190,9 +190,10 @@ def test_variance_is_where_it_was_put(tmp_path):
 
 def test_wrong_winners_against_a_law():
     # Two strategies, tasks alike, differences normal with mean .3 and sd 1 a seed: one task of n seeds names
-    # the wrong one in P(N < -.3 sqrt(n)); drawing seeds without replacement from 4,000 changes little.
+    # the wrong one in P(N < -.3 sqrt(n)); a task is hardly drawn twice.
     rng = np.random.default_rng(0)
-    values = np.stack([rng.normal(0, 1, (6, 4000)) / np.sqrt(2), rng.normal(0.3, 1 / np.sqrt(2), (6, 4000))])
+    values = rng.normal(0, 1 / np.sqrt(2), (2, 200, 400))
+    values[1] += 0.3
     found = replicability.wrong_winners(values, seeds=(5,), tasks=(2,), draws=2000).iloc[0]
     from scipy.special import ndtr
 
@@ -202,6 +203,8 @@ def test_wrong_winners_against_a_law():
         0.3 * law, abs=0.03
     )
     assert not len(replicability.wrong_winners(values, seeds=(5000,)))
+    # Drawn with replacement: as many as there are may be wrong too.
+    assert replicability.wrong_winners(values[:, :5, :5], seeds=(5,), tasks=(5,))["wrong"].iloc[0] > 0
 
 
 def test_replicability_writes_what_it_says(tmp_path):
