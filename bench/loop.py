@@ -16,9 +16,8 @@ import time
 import traceback
 from collections.abc import Callable as Function
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from bench import processes
 from bench.cluster import JOB, ClusterSettings
 from bench.drive import (
     Hint,
@@ -371,7 +371,7 @@ def run(
         elif executor == "threads":
             pool = stack.enter_context(ThreadPoolExecutor(workers))
         else:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            pool = stack.enter_context(processes.pool(workers))
         for i, (seed, instance) in enumerate(zip(lanes, instances, strict=True)):
             lane = None if prior is None else jax.tree.map(lambda a, i=i: np.asarray(a)[i], prior)
             if host_factory(factory):

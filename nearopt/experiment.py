@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import store
+from bench.processes import pool
 from nearopt import __version__, catalogue
 from nearopt.catalogue import ROOT, Entry, UserError, nearest
-from nearopt.processes import pool
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.processes import pool
 from nearopt import catalogue
 from nearopt.catalogue import Entry, UserError, nearest
 from nearopt.commands import speed
-from nearopt.processes import pool
 
 KEYS = ("train", "cores", "lanes", "seconds", "name")
 OURS, JAX, TORCH, BARE = "nearopt", "JAX, one at a time", "PyTorch", "PyTorch, bare"

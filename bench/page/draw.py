@@ -4,10 +4,10 @@ that need little of what was read."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any, NamedTuple
+
+from bench.processes import pool
 
 FEW = 48  # cells: a report of fewer is there before other processes have started
 Beside = Callable[..., Callable[[], Any]]  # beside(f, *given, **settings)() is f(*given, **settings)
@@ -40,9 +40,8 @@ def beside(processes: int) -> Iterator[Beside]:
     if processes < 2:
         yield later
         return
-    # A process that JAX has threads in must not be forked.
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield lambda f, *given, **settings: pool.submit(f, *given, **settings).result
+    with pool(processes) as others:
+        yield lambda f, *given, **settings: others.submit(f, *given, **settings).result
 
 
 def _draw(task: Task) -> Drawn:

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from bench.panel import family
+from bench.processes import pool
 from nearopt import catalogue
 from nearopt.claims.claim import Claim, Part
 from nearopt.claims.measures import MEASURES, Effect, Missing, over_seeds
 from nearopt.claims.sources import Sources, kind_of
 from nearopt.claims.verdict import COLUMNS, Judged, judge, together
-from nearopt.processes import pool
 
 
 class Figure(NamedTuple):

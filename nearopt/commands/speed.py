@@ -38,9 +38,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.processes import pool
 from nearopt import catalogue
 from nearopt.catalogue import Entry, UserError, nearest
-from nearopt.processes import pool
 
 HELP = "time the suite against peers that are installed"
 USAGE = "[key=value ...]"

@@ -17,8 +17,12 @@ def pool(
     processes: int, start: Callable[..., Any] | None = None, *given: Any
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of spawned processes for the block; each begins with `start(*given)`."""
+    # A process that JAX has threads in must not be forked.
     made = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (start, given))
     try:
+        with _deaf():  # what a process inherits until it has begun: else Ctrl-C ends it in a traceback
+            for _ in range(processes):
+                made.submit(_nothing)
         yield made
     except BaseException:
         for worker in list((made._processes or {}).values()):
@@ -28,8 +32,27 @@ def pool(
     made.shutdown()
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Holds Ctrl-C back for the block, in this thread and in the processes that it starts."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _nothing() -> None:
+    pass
+
+
 def _begin(start: Callable[..., Any] | None, given: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if start is not None:
         start(*given)
