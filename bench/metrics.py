@@ -118,16 +118,18 @@ def share_below(value: float, quantiles: np.ndarray, levels: np.ndarray | None =
     return float(levels[i] * (levels[i + 1] / levels[i]) ** part)
 
 
-def quantile(p: float, quantiles: np.ndarray, levels: np.ndarray | None = None) -> float:
-    """The loss that the best share p of random configurations reach; interpolated in log p."""
-    levels = np.asarray(LEVELS if levels is None else levels, np.float64)
+def quantile(p: float, quantiles: np.ndarray, levels: np.ndarray | None = None) -> Any:
+    """The loss that the best share p of random configurations reach, of each table f64[..., levels]: a float
+    of one, else f64[...]; interpolated in log p."""
+    levels, quantiles = np.asarray(LEVELS if levels is None else levels, np.float64), np.asarray(quantiles)
     i = int(np.searchsorted(levels, p * (1 + 1e-9), side="right")) - 1
-    if i < 0:
-        return float(quantiles[0])
-    if i + 1 >= len(levels) or not np.isfinite(quantiles[i + 1]):
-        return float(quantiles[i])
-    part = max(np.log(p / levels[i]) / np.log(levels[i + 1] / levels[i]), 0.0)
-    return float(quantiles[i] + part * (quantiles[i + 1] - quantiles[i]))
+    here = quantiles[..., max(i, 0)]
+    if i >= 0 and i + 1 < len(levels):
+        after = quantiles[..., i + 1]
+        part = max(np.log(p / levels[i]) / np.log(levels[i + 1] / levels[i]), 0.0)
+        with np.errstate(invalid="ignore"):
+            here = np.where(np.isfinite(after), here + part * (after - here), here)
+    return here if quantiles.ndim > 1 else float(here)
 
 
 def within_gap(
@@ -165,35 +167,32 @@ def target(
 
 
 def targets(reference: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """Targets of every instance: index instance; columns optimum, dynamic, median (of random configurations),
-    and for each of TARGETS `TARGET` (true loss) and `p:TARGET`."""
-    rows = []
-    columns = [f"q_{i}" for i in range(len(LEVELS))]
-    table = reference[columns].to_numpy(np.float64) if len(reference) else np.empty((0, len(LEVELS)))
+    """Targets of every instance: index instance, ascending; columns optimum, dynamic, median (of random
+    configurations), and for each of TARGETS `TARGET` (true loss) and `p:TARGET`."""
+    names = [f"q_{i}" for i in range(len(LEVELS))]
+    reference = reference.drop_duplicates("instance").sort_values("instance") if len(reference) else reference
+    table = reference[names].to_numpy(np.float64) if len(reference) else np.empty((0, len(LEVELS)))
     table = np.where(np.isnan(table), np.inf, table)
-    names = ("instance", "optimum_static", "optimum_dynamic")
-    known = [reference[c].to_numpy() if len(reference) else [] for c in names]
-    for quantiles, instance, static, dynamic in zip(table, *known, strict=True):
-        optimum = float(static)
-        near, p = target(optimum, quantiles, scale)
-        row = {
-            "instance": int(instance), "optimum": optimum,
-            "dynamic": float(dynamic), "median": quantile(0.5, quantiles),
-            NEAR: near, f"p:{NEAR}": p,
-        }  # fmt: skip
-        for name, share in zip(TARGETS[1:], SHARES, strict=True):
-            row[name] = quantile(share, quantiles)
-            row[f"p:{name}"] = share
-        rows.append(row)
-    names = ["instance", "optimum", "dynamic", "median", *TARGETS, *(f"p:{name}" for name in TARGETS)]
-    return pd.DataFrame(rows, columns=pd.Index(names)).set_index("instance")
+    known = ("instance", "optimum_static", "optimum_dynamic")
+    instance, optimum, dynamic = (reference[c].to_numpy() if len(reference) else np.empty(0) for c in known)
+    near = [target(float(o), quantiles, scale) for o, quantiles in zip(optimum, table, strict=True)]
+    reach, p = np.array(near).reshape(-1, 2).T
+    columns = {"optimum": optimum, "dynamic": dynamic, "median": quantile(0.5, table), NEAR: reach}
+    for name, share in zip(TARGETS[1:], SHARES, strict=True):
+        columns |= {name: quantile(share, table), f"p:{name}": share}
+    columns[f"p:{NEAR}"] = p
+    index = pd.Index(instance.astype(np.int64), name="instance")
+    return pd.DataFrame(columns, index=index, dtype=np.float64)
 
 
 def longest(traces: dict[float, Trace], budget: float) -> Trace:
     """Of each seed the run with the largest budget, at least `budget`: an anytime run planned for less is its
     beginning."""
     parts, seen = [], np.empty(0, np.int64)
-    for planned in sorted((b for b in traces if b >= budget), reverse=True):
+    enough = sorted((b for b in traces if b >= budget), reverse=True)
+    if len(enough) == 1:
+        return traces[enough[0]]
+    for planned in enough:
         new = ~np.isin(traces[planned]["seed"], seen)
         parts.append({name: column[new] for name, column in traces[planned].items()})
         seen = np.union1d(seen, traces[planned]["seed"])
@@ -367,9 +366,13 @@ def overtuning(test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return lost, np.where(gain >= 0.001, lost / gain, np.nan)
 
 
-def _known(instance: np.ndarray, goals: pd.DataFrame) -> np.ndarray:
-    """Whether each instance has targets."""
-    return np.isin(instance, goals.index.to_numpy())
+def _places(instance: np.ndarray, goals: pd.DataFrame) -> np.ndarray:
+    """The row of each instance in a table of `targets`, -1 where it has none."""
+    there = goals.index.to_numpy()
+    if not len(there):
+        return np.full(len(instance), -1)
+    at = np.minimum(np.searchsorted(there, instance), len(there) - 1)
+    return np.where(there[at] == instance, at, -1)
 
 
 def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int, scale: str = "linear") -> Score:
@@ -380,11 +383,9 @@ def score(runs: Runs, goals: pd.DataFrame, fidelity: str, max_epoch: int, scale:
         return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=1), np.inf)
 
     true = of_incumbent(runs.true_loss)
-    instances, known = goals.index.to_numpy(), _known(runs.instance, goals)
-    if not known.all():
-        raise KeyError(f"no targets for instance {runs.instance[~known][0]}")
-    order = np.argsort(instances, kind="stable")
-    at = order[np.searchsorted(instances, runs.instance, sorter=order)]
+    at = _places(runs.instance, goals)
+    if (at < 0).any():
+        raise KeyError(f"no targets for instance {runs.instance[at < 0][0]}")
     table, place = goals.to_numpy(np.float64)[at], {name: i for i, name in enumerate(goals.columns)}
 
     def of_instance(name):
@@ -463,7 +464,7 @@ def evaluate(results: Results) -> tuple[list[Scored], dict[str, pd.DataFrame], l
                 runs = runs_of(longest(cell.traces, budget), epochs) if runs is None else runs
             else:
                 runs = runs_of(cell.traces[budget])
-            known = _known(runs.instance, goals[cell.objective])
+            known = _places(runs.instance, goals[cell.objective]) >= 0
             if not known.all():
                 warnings.append(
                     f"{name}: {(~known).sum()} of {len(known)} runs with a budget of "

@@ -98,7 +98,7 @@ def curves(items: list[Scored], ratio: bool, points: int = 90) -> Curves:
     parts: dict[str, list[tuple]] = {name: [] for name in Curves._fields}
 
     def add(name, label, budget, middle, low, high):
-        parts[name].append((np.full(len(budget), label, object), budget, middle, low, high))
+        parts[name].append((label, budget, middle, low, high))
 
     for item in items:
         label, top = item.cell.label, item.largest
@@ -120,13 +120,15 @@ def curves(items: list[Scored], ratio: bool, points: int = 90) -> Curves:
                 near, n = int(np.isfinite(s.reached[0]).sum()), len(s.reached[0])
                 add("planned_share", label, [budget], [near / n], *([v] for v in wilson(near, n)))
                 add("planned_regret", label, [budget], *([v] for v in median_interval(values(s)[:, -1])))
-    columns = ("label", "budget", "middle", "low", "high")
+    return Curves(*(stacked(rows, "budget") for rows in parts.values()))
 
-    def frame(rows: list[tuple]) -> pd.DataFrame:  # at once: thousands of small ones take seconds
-        joined = [np.concatenate(c) for c in zip(*rows, strict=True)] if rows else [[], *([[]] * 4)]
-        table = dict(zip(columns, joined, strict=True))
-        return pd.DataFrame({"label": pd.Series(table.pop("label"), dtype=str), **table}).astype(
-            dict.fromkeys(columns[1:], np.float64)
-        )
 
-    return Curves(*(frame(rows) for rows in parts.values()))
+def stacked(rows: list[tuple], place: str) -> pd.DataFrame:
+    """Curves as one frame, of (label, places, middle, low, high), arrays: columns label, `place`, middle,
+    low, high. At once: thousands of small frames, and words one by one, take seconds."""
+    labels = pd.Series([row[0] for row in rows], dtype=str).repeat([len(row[1]) for row in rows])
+    columns = {
+        name: np.concatenate([np.asarray(row[1 + i], np.float64) for row in rows]) if rows else np.empty(0)
+        for i, name in enumerate((place, "middle", "low", "high"))
+    }
+    return pd.DataFrame({"label": labels.reset_index(drop=True), **columns})

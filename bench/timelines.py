@@ -16,6 +16,7 @@ from bench.protocols import NONE
 from bench.reading import Trace
 from bench.stats import median_interval
 from bench.store import blocks
+from bench.summary import stacked
 
 
 def worker_use(trace: Trace, workers: int) -> np.ndarray:
@@ -36,7 +37,7 @@ def clock_curves(items: Sequence[Scored], ratio: bool, points: int = 90) -> pd.D
     ends = [s.runs.finished[np.isfinite(s.runs.finished)] for _, s in scores]
     ends = [e[e > 0] for e in ends if (e > 0).any()]
     if not ends:
-        return pd.DataFrame(columns=pd.Index(["label", "seconds", "middle", "low", "high"]))
+        return stacked([], "seconds")
     grid = np.geomspace(min(e.min() for e in ends), max(e.max() for e in ends), points)
     parts = []
     for label, s in scores:
@@ -49,11 +50,8 @@ def clock_curves(items: Sequence[Scored], ratio: bool, points: int = 90) -> pd.D
         came = np.bincount(first[there], minlength=runs * (points + 1)).reshape(runs, points + 1)
         at = np.cumsum(came[:, :points], axis=1) - 1
         rows = np.where(at >= 0, np.take_along_axis(value, np.maximum(at, 0), axis=1), np.inf)
-        parts.append((np.full(points, label, object), grid, *median_interval(rows)))
-    columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
-    return pd.DataFrame(
-        dict(zip(("label", "seconds", "middle", "low", "high"), columns, strict=True))
-    ).astype({"label": str})
+        parts.append((label, grid, *median_interval(rows)))
+    return stacked(parts, "seconds")
 
 
 class Timeline(NamedTuple):

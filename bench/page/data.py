@@ -85,7 +85,7 @@ class Page:
         able = [c for c in cells if c.status != "failed"]
         budgets = budget_grid(b for c in able for b in scored_at(c, experiment, c.budgets))
         draws = DRAWS if len(able) <= RESAMPLED else 0
-        few = len(self.objectives) <= SOME
+        self.few = few = len(self.objectives) <= SOME
         begun = [run(part, self.results.of(o), o, self.labels, budgets, draws, few) for o in self.objectives]
         self.parts = dict(zip(self.objectives, (ready() for ready in begun), strict=True))
         parts = list(self.parts.values())
@@ -174,7 +174,7 @@ class Page:
         for found in self.parts.values():
             yield from found.drawings
         for label, (_, found) in self.pictures.items():
-            yield f"{label}.run", Task(run_figure, (label, found))
+            yield f"{label}.run", Task(run_figure, (label, found), {}, self.few)
 
     @cached_property
     def pictures(self) -> dict[str, tuple[str, Timeline]]:
