@@ -80,9 +80,9 @@ def test_nothing_undercuts_the_optimum_and_h_of_one_attains_it():
     assert best == pytest.approx(2 * 0.81 * 0.98**400, rel=1e-12)
 
 
-@pytest.mark.parametrize("objective", [TOY, PopulationToy(max_epoch=7)])
-def test_keeps_the_contract(objective):
-    assert check_objective(objective) == []
+def test_keeps_the_contract_at_another_length():
+    """At its own: tests/test_contract.py."""
+    assert check_objective(PopulationToy(max_epoch=7)) == []
 
 
 def test_bad_settings_name_themselves():
