@@ -35,7 +35,7 @@ def play(exploit=None):
         if exploit and losses[0] != losses[1]:
             good = int(np.argmin(losses))
             theta[1 - good], h[1 - good] = theta[good], exploit(h[1 - good], h[good])
-        elif exploit and e == 0:  # a draw at first: either may be copied
+        elif exploit:  # a draw, as at first: either may be copied
             theta[1], h[1] = theta[0], exploit(h[1], h[0])
     return 1.2 - np.array(losses)
 
