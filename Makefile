@@ -13,7 +13,7 @@ run: $(INSTALLED)
 	@NEAROPT_COMMAND=$(BIN)/nearopt $(BIN)/nearopt
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

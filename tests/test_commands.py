@@ -46,9 +46,8 @@ class Sleeper:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, tmp_path_factory, monkeypatch, undrawn):
+def folder(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     return tmp_path
 
@@ -309,6 +308,8 @@ def test_the_commands_that_pages_show_are_understood(folder, words, capsys):
                 main(["run", f"name={Path(name).name}", "strategy=random", *SMALL])
     elif words[:1] == ["run"]:
         words = ["plan", *words[1:]]
+    elif words[:1] == ["describe"]:
+        words = [*words, "instances=2", "samples=32"]
     elif words[:1] == ["speed"] and len(words) > 1:  # measures minutes: tests/test_speed.py runs a small one
         words = ["speed", "--help"]
     elif words[:1] == ["speed"]:

@@ -24,6 +24,13 @@ from nearopt.evaluations import Evaluation, Peer
 SPHERE = "bbob,function=1,dimension=3"
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Timings that nobody reads need not be good ones."""
+    monkeypatch.setattr(evaluations, "REPEATS", 1)
+    monkeypatch.setattr(evaluations, "LEAST_S", 1e-3)
+
+
 def texts(words):
     return [(entry.text, group) for entry, group in evaluations.read(words)[0]]
 

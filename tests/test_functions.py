@@ -53,12 +53,12 @@ def test_optimum_is_published_attained_and_never_undercut(name):
 
     @jax.jit
     def look(key):
-        x = jax.random.uniform(key, (25_000, d), jnp.float32)
+        x = jax.random.uniform(key, (5000, d), jnp.float32)
         out = []
         for objective in (plain, moved):
             instance = objective.draw(key)
             best = objective.minimiser + instance.shift
-            near = best + 1e-3 * jax.random.normal(key, (1000, d), jnp.float64)
+            near = best + 1e-3 * jax.random.normal(key, (500, d), jnp.float64)
             rows = jnp.concatenate([best[None], near])
             hp = {f"x{i}": rows[:, i] for i in range(d)}
             reference = objective.reference(instance)

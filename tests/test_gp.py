@@ -14,6 +14,7 @@ from sklearn.gaussian_process.kernels import Matern
 
 from bench.drive import Prior, tell_prior
 from bench.protocols import NONE, Feedback, wait
+from bench.simulate import LESS
 from bench.space import Choice, Float, Int, Space
 from strategies import gp_acquisition as acquisition
 from strategies import gp_model as model
@@ -42,7 +43,7 @@ def points(n, d, seed=0):
     return x
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=LESS if jax.default_backend() == "cpu" else None)
 def turns(settings, stage, cube, keys, state, job, loss):
     """One turn of all lanes, compiled once for each settings and stage."""
     gp = dataclasses.replace(settings, cube=cube)
@@ -447,13 +448,13 @@ def test_beats_random_search_on_a_quadratic(name, median):
 
 
 def test_recommends_better_than_the_luckiest_trial_under_noise():
-    """A bowl in 4-d with noise of standard deviation .15 (its values span 1.2), 256 seeds from 0: the
-    recommended trial's true value is lower than the best-told one's by more than 2 sigma (measured: 3.8)."""
+    """A bowl in 4-d with noise of standard deviation .15 (its values span 1.2), 160 seeds from 0: the
+    recommended trial's true value is lower than the best-told one's by more than 2 sigma."""
     cube = Space({f"x{i}": Float(0, 1) for i in range(4)}).cube()
-    noise = np.random.default_rng(0).normal(0, 0.15, (BUDGET, 8, LANES))
+    noise = np.random.default_rng(0).normal(0, 0.15, (BUDGET, 5, LANES))
     gp, gains = GP(cube=cube, max_epoch=1, budget=BUDGET), []
     recommend = jax.jit(jax.vmap(gp.recommend))
-    for seed in range(8):
+    for seed in range(5):
 
         def bowl(x, n=0):
             return np.sum((x[..., :4] - np.array([0.3, 0.6, 0.4, 0.7])) ** 2, -1)

@@ -12,12 +12,15 @@ from scipy.optimize import minimize
 from bench.contract import check_objective
 from bench.drive import instance_key
 from bench.reference import reference_table
+from bench.simulate import LESS
 from surrogates import noisy_quadratic as model
 from surrogates.noisy_quadratic import BATCHES, Moments, NoisyQuadratic, expected_loss, spectrum, train_steps
 
 PLAIN = NoisyQuadratic(vary=False, noise=0.0)
 KEY = jax.random.key(0)
 BITS = 21
+# What runs for long is compiled as the drivers compile.
+jit = partial(jax.jit, compiler_options=LESS if jax.default_backend() == "cpu" else None)
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +33,7 @@ def start(instance):
     return Moments(instance.start, jnp.zeros_like(instance.start), jnp.zeros_like(instance.start))
 
 
-@jax.jit
-def loss_after(instance, steps, rate, momentum, batch):
+def _loss_after(instance, steps, rate, momentum, batch):
     """Expected loss after any number of steps of constant rate: one power of two after the other."""
 
     def bit(i, moments):
@@ -41,8 +43,9 @@ def loss_after(instance, steps, rate, momentum, batch):
     return expected_loss(instance, jax.lax.fori_loop(0, BITS, bit, start(instance)))
 
 
-over_rates = jax.jit(jax.vmap(loss_after, (None, None, 0, None, None)))
-over_both = jax.jit(jax.vmap(jax.vmap(loss_after, (None, None, 0, None, None)), (None, None, 0, 0, None)))
+loss_after = jit(_loss_after)
+over_rates = jit(jax.vmap(_loss_after, (None, None, 0, None, None)))
+over_both = jit(jax.vmap(jax.vmap(_loss_after, (None, None, 0, None, None)), (None, None, 0, 0, None)))
 
 
 def best_rate(instance, steps, batch):
@@ -167,7 +170,7 @@ def test_final_loss_of_the_best_constant_and_the_best_cosine(batch, steps, const
     instance = spectrum()
     assert best_rate(instance, steps, batch)[0] == pytest.approx(constant, rel=0.015)
 
-    @jax.jit
+    @jit
     def final(rates):
         def step(k, moments):
             share = 0.5 * (1 + jnp.cos(jnp.pi * k / steps))

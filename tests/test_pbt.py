@@ -173,7 +173,7 @@ TOY = Space({"h0": Float(0.0, 1.0, change=True), "h1": Float(0.0, 1.0, change=Tr
         ({}, 0.6, 1.2),
     ],
 )
-@pytest.mark.parametrize("kind", ["truncation", "tournament"])
+@pytest.mark.parametrize("kind", ["truncation", pytest.param("tournament", marks=pytest.mark.slow)])
 def test_what_is_copied_decides_the_toy_of_the_paper(settings, low, high, kind):
     """Jaderberg et al. 2017, figure 2: Q = 1.2 - |theta|^2, theta_i' = theta_i (1 - .02 h_i), 200 steps."""
 

@@ -25,9 +25,8 @@ WORDS = ["run", "name=a", "strategy=random,grid", "objective=branin", "processes
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, tmp_path_factory, monkeypatch, undrawn):
+def folder(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     return tmp_path
 

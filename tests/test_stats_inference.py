@@ -212,7 +212,7 @@ def test_intervals_in_general_cover_and_say_when_there_is_none():
 
 
 def test_the_error_in_general_is_the_nested_bootstraps():
-    # Resampled in so many words, 20,000 times (sd .5 %), seed 11: families, objectives within, seeds within.
+    # Resampled in so many words, 8,000 times (sd .8 %), seed 11: families, objectives within, seeds within.
     rng = np.random.default_rng(11)
     sizes = [[5, 1, 7], [4], [1, 1], [6, 2]]
     levels = np.array(
@@ -226,11 +226,11 @@ def test_the_error_in_general_is_the_nested_bootstraps():
     def drawn(units, mean):  # a level of one unit is passed over
         return np.mean([mean(units[i]) for i in (rng.integers(0, len(units), len(units)))])
 
-    means = [drawn(tree, lambda f: drawn(f, lambda o: drawn(o, float))) for _ in range(20000)]
+    means = [drawn(tree, lambda f: drawn(f, lambda o: drawn(o, float))) for _ in range(8000)]
     found = inference.in_general(y, levels)
     half = scipy_stats.t.ppf(0.975, 3) * np.std(means) * np.sqrt(4 / 3)
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.02)
-    assert found.value == pytest.approx(np.mean(means), abs=4 * np.std(means) / np.sqrt(20000))
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.03)
+    assert found.value == pytest.approx(np.mean(means), abs=4 * np.std(means) / np.sqrt(8000))
 
 
 def test_units_of_a_level_count_the_same():

@@ -159,7 +159,7 @@ def test_stopped_anywhere_a_study_goes_on_as_if_it_was_not(tune, f, form, confir
     other = dict(trials=5 if confirm is None else 9, form=form, max_epoch=None if f is loss else 9)
     other |= dict(strategy=Random if f is loss else Twice, confirm=confirm)
     whole = tune(f, SPACE, name="whole", **other)
-    for calls in (2, 1, 3, 0, 7) if confirm is None else (5, *(1,) * 40):
+    for calls in (2, 1, 3, 0, 7) if confirm is None else (5, *(1,) * (5 if f is loss else 40)):
         try:
             tune(stop_after(f, calls), SPACE, name="stopped", **other)
         except SystemExit as end:

@@ -203,10 +203,11 @@ def test_samples_follow_the_good_density(multivariate):
     # Seed 3, 20,000 draws an axis; a false alarm (p < 1e-4 on one of 6 axes) is a matter of 4 sigma.
     _, x = history(MIXED, 40, seed=3)
     group = jnp.asarray(np.arange(40) % 3)
-    mixtures = kde.fit(jnp.asarray(x), group)
+    mixtures = jax.jit(kde.fit)(jnp.asarray(x), group)
     picks = 1 if multivariate else 8
     u = kde.uniforms(jax.random.key(3), (20_000, picks + 8))
-    drawn = np.asarray(kde.sample(mixtures, exact(MIXED), u[:, :picks], u[:, picks:], 20))
+    sample = jax.jit(kde.sample, static_argnums=4)
+    drawn = np.asarray(sample(mixtures, exact(MIXED), u[:, :picks], u[:, picks:], 20))
     assert np.all(drawn[:, 6:] == 0.5)
     weight = np.asarray(mixtures.weight[kde.GOOD])
     for j, (name, axis) in enumerate(AXES.items()):
@@ -222,7 +223,8 @@ def test_samples_follow_the_good_density(multivariate):
         assert kstest(drawn[:, j], cdf).pvalue > 1e-4, name
         assert axis.decode(float(drawn[0, j])) is not None
     points = jnp.full((5, 8), 0.5).at[:, 4].set((jnp.arange(5) + 0.5) / 5)
-    share = np.exp(np.asarray(kde.log_densities(mixtures, exact(MIXED), points, False))[kde.GOOD, 4])
+    log = jax.jit(kde.log_densities, static_argnums=3)(mixtures, exact(MIXED), points, False)
+    share = np.exp(np.asarray(log)[kde.GOOD, 4])
     seen = np.bincount((drawn[:, 4] * 5).astype(int), minlength=5)
     assert abs(share.sum() - 1.0) < 1e-12
     assert np.sum((seen - 20_000 * share) ** 2 / (20_000 * share)) < 23.5  # chi2 of 4: p = 1e-4

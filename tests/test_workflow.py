@@ -36,9 +36,8 @@ def run(budget=12, hint=None, max_epoch=1, prior=None, **settings):
     form = "config" if max_epoch == 1 else "generator"
     f = loss if max_epoch == 1 else lambda config: (loss(config) for _ in range(max_epoch))
     objective = Callable(f, SPACE, max_epoch, form)
-    # Uncompiled where no model comes in: of the few turns that these tests take, compiling would be most.
-    factory, more = partial(Workflow, **settings), dict(budget=budget, hint=hint, prior=prior)
-    return loop.run(factory, objective, seeds=[1], debug="random" in settings, **more).trace
+    factory = partial(Workflow, **settings)
+    return loop.run(factory, objective, seeds=[1], budget=budget, hint=hint, prior=prior).trace
 
 
 @pytest.mark.slow
@@ -82,13 +81,13 @@ def test_the_lengths_of_the_stages(budget, settings, stages):
 
 def test_a_hint_narrows_the_rates_axis_and_costs_an_epoch():
     hint = hint_of_rates(SPACE, [3e-2])
-    trace = run(8, hint, max_epoch=9, random=9)
+    trace = run(5, hint, max_epoch=9, random=9)
     # Half a decade to each side, but for the default; the last training is an epoch short.
     assert trace["hp_rate"].iloc[0] == pytest.approx(1e-3)
     rates = np.log10(trace["hp_rate"][1:] / 3e-2)
     assert (rates.abs() <= 0.5 + 1e-4).all() and rates.max() - rates.min() > 0.4
-    assert trace["until"].tolist() == [9] * 7 + [8]
-    fixed = run(8, hint, max_epoch=9, finder="fix", random=9)
+    assert trace["until"].tolist() == [9] * 4 + [8]
+    fixed = run(5, hint, max_epoch=9, finder="fix", random=9)
     np.testing.assert_allclose(fixed["hp_rate"][1:], 3e-2, rtol=1e-4)
 
 
@@ -103,11 +102,9 @@ def test_without_a_finder_there_is_no_hint_and_one_without_a_rate_takes_budget_a
 def test_what_lies_outside_the_narrowed_axis_is_not_the_models():
     strategy = Workflow(cube=jax.tree.map(jnp.asarray, SPACE.cube()), max_epoch=9, budget=8.0, random=9)
     with jax.enable_x64(True):
-        state = strategy.init(jax.random.key(0))
+        state, tell = jax.jit(strategy.init)(jax.random.key(0)), jax.jit(strategy.tell)
         x = jnp.asarray(hint_of_rates(SPACE, [3e-2]).x[0])
-        state = strategy.tell(
-            state, Job(jnp.int32(0), jnp.int32(NONE), x, jnp.int32(0)), Feedback(jnp.nan, 0.0)
-        )
+        state = tell(state, Job(jnp.int32(0), jnp.int32(NONE), x, jnp.int32(0)), Feedback(jnp.nan, 0.0))
         width = np.log(10) / (np.log(1.0) - np.log(1e-5))
         centre = (np.log(3e-2) - np.log(1e-5)) / (np.log(1.0) - np.log(1e-5))
         np.testing.assert_allclose(
@@ -117,7 +114,7 @@ def test_what_lies_outside_the_narrowed_axis_is_not_the_models():
         for k, rate in enumerate((1e-3, 3e-2)):
             point = jnp.asarray(SPACE.encode({"rate": rate}))
             job = Job(jnp.int32(k), jnp.int32(NONE), point, jnp.int32(9))
-            state = strategy.tell(state, job, Feedback(jnp.float64(k), jnp.float64(1)))
+            state = tell(state, job, Feedback(jnp.float64(k), jnp.float64(1)))
         assert state.gp.status[:2].tolist() == [APART, 2]
         np.testing.assert_allclose(state.gp.x[1, 0], 0.5, atol=1e-4)
         # Deployed may be one that lies outside.
