@@ -48,6 +48,7 @@ COLOURS = {
 }
 OTHERS = ("#6699cc", "#aa4499", "#447a5f", "#7a4444", "#8f5fb0", "#5f7d8f", "#b08f2f", "#44447a")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
+MARKED = 8  # budgets: so many are the ticks of their axis, where they are no powers of two
 BANDS = 8  # strategies: the bands of more cover each other, and the tables have the intervals
 WITHIN, TO_PLAN = "within a run, 95 %", "budget to plan"
 INK, FAINT = "#222222", "#8a8a8a"
@@ -161,10 +162,12 @@ def _budget_axis(ax: Any, budgets: np.ndarray, left: float) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xlim(left, right * 1.02)
     powers = 2.0 ** np.arange(np.ceil(np.log2(left)), np.log2(right) + 1e-9)
-    # Where budgets are few and no powers of two, they are the ticks themselves.
-    ticks = (
-        powers if len(powers) > 3 and right in powers else np.union1d(powers[powers < budgets.min()], budgets)
-    )
+    if len(powers) > 3 and right in powers:
+        ticks = powers
+    elif len(budgets) <= MARKED:
+        ticks = np.union1d(powers[powers < budgets.min()], budgets)
+    else:
+        ticks = np.append(powers[powers < right / 1.2], right)
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("budget spent (full trainings)")

@@ -39,13 +39,17 @@ def over_budget_figure(ranks: Any, runtime: Any) -> str:
         if len(table):
             budgets = np.unique(table["budget"].to_numpy(float))
             _budget_axis(ax, budgets, float(budgets.min()))
+        else:
+            ax.set(xticks=[], yticks=[])
+            ax.text(0.5, 0.5, "nothing to compare", transform=ax.transAxes, ha="center", color=FAINT)
     top = _legend(figure, [handles[v] for v in sorted(handles, key=rank)])
     figure.subplots_adjust(left=0.06, right=0.985, bottom=0.13, top=top - 0.07, wspace=0.16)
     left.invert_yaxis()
     left.set_ylabel("mean rank (1: best)")
     left.set_title("Rank of the mean gap left (relative)", color=INK, loc="left")
-    right.set_ylim(-0.02, 1.02)
-    right.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    if len(runtime):
+        right.set_ylim(-0.02, 1.02)
+        right.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     right.set_title("Targets reached: best 10, 1 and 0.1 % of random", color=INK, loc="left")
     return svg(figure, "over_budget")
 
@@ -130,14 +134,17 @@ def critical_difference_figure(labels: list[str], test: Any) -> str:
 
 def efficiency_figure(table: Any, baseline: str) -> str:
     """Factor of trainings that each strategy needs of the baseline's, over all objectives, with its interval
-    (an arrow where it goes beyond a hundredth or a hundredfold), and faint dots for
-    single objectives; columns label, objective, factor, low, high."""
+    (an arrow where it goes on, beyond a hundredth or a hundredfold), and faint dots for single objectives;
+    columns label, objective, factor, low, high."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     labels = sorted(table["label"].unique(), key=rank)
     seen = table[["factor", "low", "high"]].to_numpy(float)
     seen = seen[np.isfinite(seen) & (seen > 0)]
-    left, right = max(seen.min() / 1.3, MOST_OFF[0]), min(seen.max() * 1.3, MOST_OFF[1])
+    factors = table["factor"].to_numpy(float)
+    factors = np.append(factors[np.isfinite(factors)], 1.0)  # the baseline's own: all of these are shown
+    left = min(max(seen.min(), MOST_OFF[0]), factors.min()) / 1.3
+    right = max(min(seen.max(), MOST_OFF[1]), factors.max()) * 1.3
     figure, (ax,) = _figure(8.6, 0.9 + 0.3 * len(labels), 1)
     figure.subplots_adjust(left=0.2, right=0.95, top=0.97, bottom=0.62 / (0.9 + 0.3 * len(labels)))
     for y, label in enumerate(labels):

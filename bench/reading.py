@@ -87,6 +87,9 @@ def _read_blocks(folder: Path, warnings: list[str], root: Path) -> Trace | None:
         try:
             file = parquet.ParquetFile(path, read_dictionary=["status"])
             table = file.read(columns=COLUMNS, use_threads=False)  # files are small: threads cost more
+        except KeyError:  # pyarrow's, where there is no column for read_dictionary
+            warnings.append(f"{path.relative_to(root)} has no column status and is left out")
+            continue
         except (OSError, ValueError) as error:
             warnings.append(f"{path.relative_to(root)} cannot be read and is left out ({_line(error)})")
             continue

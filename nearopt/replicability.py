@@ -15,12 +15,14 @@ from bench.replicability import cube_of, wrong_winners
 
 def write(path: str | Path) -> str:
     """Writes both files and returns the table as text; of several clusters, of the one with the most
-    strategies. Raises ValueError where there is too little to draw
-    from, FileNotFoundError where there is no such folder."""
+    strategies. Raises ValueError where there is too little to draw from, FileNotFoundError where there is no
+    such folder."""
     results = load_folder(path)
     scored, _, _ = evaluate(results)
     names = [dict.fromkeys(c.objective for c in results.cells), dict.fromkeys(c.label for c in results.cells)]
     clusters = by_cluster(panel(scored, list(names[0]), list(names[1])))
+    if not clusters:
+        raise ValueError(f"{path} has no results that can be scored: nothing to draw from")
     cluster, shown = max(clusters.items(), key=lambda item: len(item[1].labels))
     values, labels, objectives = cube_of(shown)
     table = wrong_winners(values)

@@ -13,6 +13,7 @@ from bench.page import leaders as shown
 from bench.page.budget import SURE, rows_at
 from bench.page.data import Page
 from bench.page.html import render_html
+from bench.page.measures import drawings
 from bench.page.verdict import verdict
 from bench.reference import LEVELS
 from nearopt import replicability
@@ -256,3 +257,18 @@ def test_replicability_is_of_one_cluster(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "x")
     said = replicability.write(tmp_path / "x")
     assert said.startswith("2 strategies with 1 worker on 9 objectives, 16 seeds")
+
+
+def test_who_is_alone_on_its_cluster_is_compared_with_nobody(tmp_path):
+    for cluster in (ONE, EIGHT):
+        write(tmp_path, "fast", cluster, "curve0", (0.3, 0.1))
+    tasks = drawings(Page(tmp_path).measures)
+    assert tasks.keys() == {"over_budget"}
+    task = tasks["over_budget"]
+    assert "nothing to compare" in task.draw(*task.given)
+    with pytest.raises(ValueError, match="got 1, 1 and 16"):
+        replicability.write(tmp_path)
+    for file in tmp_path.rglob("cell.json"):
+        file.write_text('{"status": "failed"}')
+    with pytest.raises(ValueError, match="no results that can be scored"):
+        replicability.write(tmp_path)

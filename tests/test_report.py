@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import measures, metrics, plots, report, summary
+from bench import measures, metrics, plots, plots_measures, report, summary
 from bench.page.data import Page, clear_best
 from bench.panel import panel
 from bench.reading import load_folder
@@ -373,3 +373,39 @@ def test_labels_keep_their_decimals():
         ratio=False, goal=0.01, dynamic=np.nan, max_epoch=1,
     )  # fmt: skip
     assert {"0.002", "0.005", "0.01"} <= set(re.findall(r">([\d.]+)</text>", shown))
+
+
+def test_a_block_without_a_column_is_named(tmp_path):
+    trace = trace_of(np.random.default_rng(0), range(2), 8, 1.0)
+    write_reference(tmp_path / "f", 1.0, 2)
+    for label, column in (("a", "status"), ("b", "loss")):
+        write_cell(tmp_path / "f" / label, {8: trace.drop(columns=column)}, budgets=[8])
+    said = load_folder(tmp_path).warnings
+    assert [f"{c} and is left out" in w for c, w in zip(("status", "loss"), said, strict=True)] == [
+        True,
+        True,
+    ]
+
+
+def axes_of(monkeypatch, draw, *given):
+    monkeypatch.setattr(plots_measures, "svg", lambda figure, name: figure)
+    return draw(*given).axes
+
+
+def test_ticks_of_many_budgets_can_be_read(monkeypatch):
+    for last, ticks in ((20, [1, 2, 4, 8, 16, 20]), (18, [1, 2, 4, 8, 18]), (16, [1, 2, 4, 8, 16])):
+        line = pd.DataFrame({"label": "a", "budget": np.geomspace(1, last, 60), "rank": 1.0, "share": 0.5})
+        line.loc[59, "budget"] = last
+        for ax in axes_of(monkeypatch, plots_measures.over_budget_figure, line, line):
+            assert ax.get_xticks().tolist() == ticks
+
+
+@pytest.mark.parametrize(
+    ("factor", "width"), [(0.002, 1e5), (0.4, 1.1), (1.0, 1e5), (3.0, 1.1), (700.0, 1e5)]
+)
+def test_all_factors_and_the_baseline_are_within_the_figure(monkeypatch, factor, width):
+    rows = [("a", "f", factor, np.nan, np.nan), ("a", "all", factor, factor / width, factor * width)]
+    table = pd.DataFrame(rows, columns=pd.Index(["label", "objective", "factor", "low", "high"]))
+    (ax,) = axes_of(monkeypatch, plots_measures.efficiency_figure, table, "random")
+    left, right = ax.get_xlim()
+    assert left < min(factor, 1) <= max(factor, 1) < right and right / left < 2e5

@@ -104,7 +104,7 @@ def drawings(found: Measures) -> dict[str, Task]:
     out = {}
     if len(found.runtime):
         out["over_budget"] = Task(over_budget_figure, (found.ranks, found.runtime))
-    if len(found.panel.labels) > 1:
+    if found.wins[1].objectives.any():  # nobody has a rival where each is alone on its cluster
         out["wins"] = Task(wins_figure, found.wins)
     for name, (ranked, test) in ranked_by_cluster(found).items():
         if not test.reason:
