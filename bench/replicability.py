@@ -11,6 +11,7 @@ strategies needs no correction)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,3 +82,20 @@ def wrong_winners(
             })  # fmt: skip
     columns = ["tasks", "seeds", "wrong", "loss", "declared", "declared_wrong", "draws"]
     return pd.DataFrame(rows, columns=pd.Index(columns))
+
+
+def by_size(table: pd.DataFrame) -> str:
+    """`wrong_winners` as a table of tasks by seeds (markdown): the share of wrong winners, and of experiments
+    whose winner is declared."""
+    seeds = sorted(table["seeds"].unique())
+    lines = ["| | " + " | ".join(f"{n} seeds" for n in seeds) + " |", "|" + " --- |" * (len(seeds) + 1)]
+    for tasks, part in table.groupby("tasks"):
+        rows: Any = part.set_index("seeds")
+        cells = [
+            f"{100 * rows['wrong'][n]:.0f} % wrong, {100 * rows['declared'][n]:.0f} % declared"
+            if n in rows.index
+            else "–"
+            for n in seeds
+        ]
+        lines.append(f"| {tasks} tasks | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
