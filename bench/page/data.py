@@ -105,8 +105,8 @@ class Page:
         self.best: dict[tuple[str, str], set[str | None]] = {}
         for objective, reading in product(self.objectives, READING):
             rows = heads.get(objective, self.head[:0])
-            parts = [rows[rows["label"].isin(mine)] for mine in split_labels(self.labels).values()]
-            self.best[objective, reading] = {clear_best(part, reading) for part in parts} - {None}
+            rivals = [rows[rows["label"].isin(mine)] for mine in split_labels(self.labels).values()]
+            self.best[objective, reading] = {clear_best(of_one, reading) for of_one in rivals} - {None}
 
     @property
     def name(self) -> str:
