@@ -150,7 +150,7 @@ def legend_columns(names: Sequence[str], inches: float) -> int:
         rows, more = divmod(len(names), columns)
         ends = np.cumsum([rows + (c < more) for c in range(columns)])
         longest = [max(map(len, names[end - rows - (c < more) : end])) for c, end in enumerate(ends)]
-        if sum(0.068 * letters + 0.5 for letters in longest) <= inches:
+        if sum(0.075 * letters + 0.5 for letters in longest) <= inches:
             return columns
     return 1
 

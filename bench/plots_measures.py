@@ -13,15 +13,15 @@ MOST_OFF = (0.01, 100.0)  # factors of trainings: intervals of few families go f
 
 
 def _legend(figure: Any, handles: list[Any]) -> float:
-    """A legend above the axes; returns the top that is left for them."""
+    """A legend above the axes, for whose rows the figure grows; returns the top that is left for them."""
     columns = legend_columns([h.get_label() for h in handles], 0.93 * figure.get_figwidth())
     rows = -(-len(handles) // columns)
-    height = 0.26 * rows / figure.get_figheight()
+    figure.set_figheight(figure.get_figheight() + 0.26 * (rows - 1))
     figure.legend(
         handles, [h.get_label() for h in handles], loc="upper left", bbox_to_anchor=(0.05, 1.0),
         ncols=columns, frameon=False, fontsize=9, handlelength=2.0, columnspacing=1.3,
     )  # fmt: skip
-    return 1 - height - 0.05
+    return 1 - (0.26 * rows + 0.2) / figure.get_figheight()
 
 
 def over_budget_figure(ranks: Any, runtime: Any) -> str:
@@ -43,7 +43,8 @@ def over_budget_figure(ranks: Any, runtime: Any) -> str:
             ax.set(xticks=[], yticks=[])
             ax.text(0.5, 0.5, "nothing to compare", transform=ax.transAxes, ha="center", color=FAINT)
     top = _legend(figure, [handles[v] for v in sorted(handles, key=rank)])
-    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.13, top=top - 0.07, wspace=0.16)
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.51 / height, top=top - 0.27 / height, wspace=0.16)
     left.invert_yaxis()
     left.set_ylabel("mean rank (1: best)")
     left.set_title("Rank of the mean gap left (relative)", color=INK, loc="left")
@@ -101,13 +102,17 @@ def critical_difference_figure(labels: list[str], test: Any) -> str:
         if j > i and not any(a <= i and j <= b for a, b in groups):
             groups.append((i, j))
     lines = (k + 1) // 2
-    height = 0.9 + 0.15 * len(groups) + 0.24 * lines
-    figure, (ax,) = _figure(8.6, height, 1)
-    figure.subplots_adjust(left=0.02, right=0.98, top=0.98, bottom=0.02)
+    names = [labels[at] for at in order]
+    margins = [0.3 + 0.07 * (max(map(len, side)) + 6) for side in (names[:lines], names[lines:])]  # inches
+    line = max(8.6 - sum(margins), 3.0)
+    width, height = line + sum(margins), 1.02 + 0.15 * len(groups) + 0.24 * lines
+    figure, (ax,) = _figure(width, height, 1)
+    figure.subplots_adjust(left=0, right=1, top=1, bottom=0)
     ax.set_axis_off()
-    margin = 0.28 * (k - 1) + 0.4
-    ax.set_xlim(1 - margin, k + margin)
-    ax.set_ylim(-(0.5 + 0.15 * len(groups) + 0.24 * lines), 0.42)
+    end = 0.08 * (k - 1)  # where the names' lines end, beyond the ranks
+    inch = (k - 1 + 2 * end) / line
+    ax.set_xlim(1 - end - margins[0] * inch, k + end + margins[1] * inch)
+    ax.set_ylim(-(0.5 + 0.15 * len(groups) + 0.24 * lines), 0.52)
     ax.plot([1, k], [0, 0], color=INK, linewidth=1)
     for r in range(1, k + 1):
         ax.plot([r, r], [0, 0.06], color=INK, linewidth=1)
@@ -122,13 +127,11 @@ def critical_difference_figure(labels: list[str], test: Any) -> str:
     base = -0.3 - 0.15 * len(groups)
     for place, at in enumerate(order):
         left = place < lines
-        line = place if left else k - 1 - place
-        y, x = base - 0.24 * line, test.ranks[at]
-        end = 1 - 0.08 * (k - 1) if left else k + 0.08 * (k - 1)
-        ax.plot([x, x, end], [0, y, y], color=colour(labels[at]), linewidth=1.2)
+        y, x = base - 0.24 * (place if left else k - 1 - place), test.ranks[at]
+        to, beside = (1 - end, -0.08 * inch) if left else (k + end, 0.08 * inch)
+        ax.plot([x, x, to], [0, y, y], color=colour(labels[at]), linewidth=1.2)
         text = f"{labels[at]}  {x:.2f}" if left else f"{x:.2f}  {labels[at]}"
-        ax.text(end - 0.04 if left else end + 0.04, y, text, ha="right" if left else "left", va="center",
-                fontsize=9)  # fmt: skip
+        ax.text(to + beside, y, text, ha="right" if left else "left", va="center", fontsize=9)
     return svg(figure, "critical_difference")
 
 
@@ -145,8 +148,10 @@ def efficiency_figure(table: Any, baseline: str) -> str:
     factors = np.append(factors[np.isfinite(factors)], 1.0)  # the baseline's own: all of these are shown
     left = min(max(seen.min(), MOST_OFF[0]), factors.min()) / 1.3
     right = max(min(seen.max(), MOST_OFF[1]), factors.max()) * 1.3
-    figure, (ax,) = _figure(8.6, 0.9 + 0.3 * len(labels), 1)
-    figure.subplots_adjust(left=0.2, right=0.95, top=0.97, bottom=0.62 / (0.9 + 0.3 * len(labels)))
+    names = max(1.72, 0.2 + 0.078 * max(map(len, labels)))  # inches
+    width, height = names + 6.88, 0.9 + 0.3 * len(labels)
+    figure, (ax,) = _figure(width, height, 1)
+    figure.subplots_adjust(left=names / width, right=1 - 0.43 / width, top=0.97, bottom=0.62 / height)
     for y, label in enumerate(labels):
         mine = table[table["label"] == label]
         single, whole = mine[mine["objective"] != "all"], mine[mine["objective"] == "all"]

@@ -8,10 +8,13 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from bench import measures, metrics, plots, plots_measures, report, summary
 from bench.page.data import Page, clear_best
 from bench.panel import panel
+from bench.ranking import friedman, win_matrix
 from bench.reading import load_folder
 from bench.reference import LEVELS
 
@@ -409,3 +412,36 @@ def test_all_factors_and_the_baseline_are_within_the_figure(monkeypatch, factor,
     (ax,) = axes_of(monkeypatch, plots_measures.efficiency_figure, table, "random")
     left, right = ax.get_xlim()
     assert left < min(factor, 1) <= max(factor, 1) < right and right / left < 2e5
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["a", "b"],
+        ["gp", "a_strategy_with_a_long_name,setting=12345", "x,workers=8"],
+        [f"hyperband,eta=4,startup=0.25,workers={i}" for i in range(40)],
+    ],
+    ids=len,
+)
+def test_no_text_of_a_figure_is_cut(monkeypatch, labels):
+    k = len(labels)
+    test = friedman(np.arange(40 * k).reshape(40, k) % k * 1.0 + np.eye(40, k))
+    table = pd.DataFrame({"label": labels, "objective": "all", "factor": 0.5, "low": 0.4, "high": 0.7})
+    wins = win_matrix([[np.full(6, float(i)) for i in range(k)]], ["f"], 0.01)
+    line = pd.DataFrame({"label": labels, "budget": 8.0, "rank": 1.0, "share": 0.5})
+    line = pd.concat([line.assign(budget=1.0), line])
+    for draw, *given in (
+        (plots_measures.critical_difference_figure, labels, test),
+        (plots_measures.efficiency_figure, table, "random"),
+        (plots_measures.wins_figure, labels, wins),
+        (plots_measures.over_budget_figure, line, line),
+    ):
+        figure = axes_of(monkeypatch, draw, *given)[0].figure
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        whole, texts = figure.bbox, [t for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
+        figure.draw(renderer)
+        for text in texts:
+            box = text.get_window_extent(renderer)
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1, (
+                text
+            )
