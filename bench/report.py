@@ -4,8 +4,8 @@ and measures/.
 The report is built from disk alone, so a sweep of which half has failed has one too. It answers first: who
 leads, what budget each strategy needs on each objective, and how sure that is. Files are written whole or not
 at all.
-What it says is in `bench.page`: data (tables and sentences), budget (the slider), leaders, measures, html,
-markdown.
+What it says is in `bench.page`: part (one objective, read and scored), data (tables), verdict and about
+(sentences), budget (the slider), leaders, measures, html, markdown.
 """
 
 from __future__ import annotations
