@@ -20,7 +20,8 @@ import pandas as pd
 
 from bench.drive import instance_key
 from bench.metrics import NEAR, share_below, targets, within_gap
-from bench.reference import FIRST, LEVELS, reference_table
+from bench.protocols import LEVELS
+from bench.reference import FIRST, reference_table
 from bench.simulate import LESS
 
 CARRIED = 0.95  # of the variance, by as many axes as the effective dimension counts

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.protocols import budget_epochs
+from bench.protocols import LEVELS, budget_epochs
 from bench.reading import Cell, Results, Trace, by_job
-from bench.reference import LEVELS
 
 NEAR = "near-optimal"
 SHARES = (0.1, 0.01, 0.001)  # targets of the aggregates: the best 10 %, 1 %, .1 % of random configurations

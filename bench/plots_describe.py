@@ -147,7 +147,7 @@ def _rank_panel(ax: Any, profile: Any) -> None:
 
 def _rarity_panel(ax: Any, profile: Any) -> None:
     from bench.metrics import NEAR
-    from bench.reference import LEVELS
+    from bench.protocols import LEVELS
 
     goals, at = profile.goals, 100 * np.array(LEVELS)
     optimum = goals["optimum"].to_numpy()[:, None]

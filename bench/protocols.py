@@ -13,12 +13,14 @@ workers, the budget and the checkpoints, and metrics score. Nobody else holds a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 
-from bench.space import Cube, Space
+if TYPE_CHECKING:  # who only reads results does without JAX
+    import jax
+
+    from bench.space import Cube, Space
 
 NONE = -1  # no such slot: a wait (trial), fresh weights (source)
 ABILITIES = ("stop", "resume", "copy", "change")
@@ -54,6 +56,10 @@ class Feedback(NamedTuple):
 
     loss: Any
     cost: Any
+
+
+# Shares of random configurations at which the quantiles of their true loss are kept: fine where targets lie.
+LEVELS: tuple[float, ...] = (*np.geomspace(1e-4, 0.1, 31).tolist(), *np.linspace(0.15, 1.0, 18).tolist())
 
 
 class Reference(NamedTuple):

@@ -29,11 +29,9 @@ import numpy as np
 import pandas as pd
 
 from bench.drive import instance_key
-from bench.protocols import Reference
+from bench.protocols import LEVELS, Reference
 from bench.store import write_json
 
-# Shares of random configurations at which the quantiles of their true loss are kept: fine where targets lie.
-LEVELS: tuple[float, ...] = (*np.geomspace(1e-4, 0.1, 31).tolist(), *np.linspace(0.15, 1.0, 18).tolist())
 FIRST, STORED = 1000, 64  # the instances that are shipped
 SAMPLES = 2**16  # random configurations an instance; an objective may set `reference_samples`
 CHUNK = 2048

@@ -36,14 +36,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.protocols import MissingData, Reference
+from bench.protocols import LEVELS, MissingData, Reference
 from bench.space import Space
 from surrogates.curve_fit import TRUSTED, features, fit, judge, shrinkage, space_of
 from surrogates.evolution import minimise
 
 CURVES, FORKS, CARD, FIT, TRUST = "curves.parquet", "forks.parquet", "recording.json", "fit.npz", "fit.json"
 RARE = 0.05  # a probability of diverging below it is none: the process is not exactly 0 where nothing does
-LEVELS = (*np.geomspace(1e-4, 0.1, 31).tolist(), *np.linspace(0.15, 1.0, 18).tolist())  # bench.reference's
 SAMPLES, POPULATION, GENERATIONS = 2**15, 96, 150  # of the reference
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bench.metrics import runs_of, score, targets
-from bench.reference import LEVELS
+from bench.protocols import LEVELS
 from nearopt import catalogue
 from nearopt.catalogue import UserError
 from nearopt.claims import claim as claims

@@ -10,7 +10,8 @@ from scipy.optimize import differential_evolution, minimize
 
 from bench.contract import check_objective
 from bench.drive import instance_key
-from bench.reference import LEVELS, reference_table
+from bench.protocols import LEVELS
+from bench.reference import reference_table
 from surrogates import schedules
 from surrogates.drifting import HIGH, LOW, STEPS, Drifting, epoch_factor, pace_of
 

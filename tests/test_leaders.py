@@ -15,7 +15,7 @@ from bench.page.data import Page
 from bench.page.html import render_html
 from bench.page.measures import drawings
 from bench.page.verdict import verdict
-from bench.reference import LEVELS
+from bench.protocols import LEVELS
 from nearopt import replicability
 from nearopt.results import early_ranks
 

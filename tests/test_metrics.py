@@ -6,8 +6,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from bench import metrics, stats
+from bench.protocols import LEVELS
 from bench.reading import COLUMNS
-from bench.reference import LEVELS
 
 L = np.array(LEVELS)
 

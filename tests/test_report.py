@@ -14,9 +14,9 @@ from matplotlib.text import Text
 from bench import measures, metrics, plots, plots_measures, report, summary
 from bench.page.data import Page, clear_best
 from bench.panel import panel
+from bench.protocols import LEVELS
 from bench.ranking import friedman, win_matrix
 from bench.reading import load_folder
-from bench.reference import LEVELS
 
 BUDGETS = (8, 16, 32, 64)
 

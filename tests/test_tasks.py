@@ -16,8 +16,8 @@ from bench import reference
 from bench.contract import check_objective
 from bench.drive import instance_key
 from bench.metrics import NEAR, targets
-from bench.protocols import MissingData, Reference
-from bench.reference import FIRST, LEVELS, STORED
+from bench.protocols import LEVELS, MissingData, Reference
+from bench.reference import FIRST, STORED
 from bench.space import Choice, Float, Space
 from bench.tasks import data, search, task, training
 from bench.tasks.task import Task

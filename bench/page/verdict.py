@@ -15,7 +15,7 @@ from bench.page.data import READING, SURE, Page
 from bench.page.words import listed, number, percent
 from bench.panel import by_cluster
 from bench.plots import rank
-from bench.reference import LEVELS
+from bench.protocols import LEVELS
 
 NAMED = 6  # strategies that the verdict names of more; the tables have all
 

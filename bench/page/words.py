@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.plots import colour
-from bench.reference import LEVELS
+from bench.protocols import LEVELS
 
 RELATIVE = ' <span class="tag">relative: depends on who takes part</span>'
 ABSOLUTE = ' <span class="tag own">absolute: a strategy alone decides it</span>'

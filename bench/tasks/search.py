@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from bench.protocols import LEVELS
+
 ROOT_SEED = 20_240_607  # of every draw here; experiments start from other roots
-# bench.reference.LEVELS, which tasks may not import; a test keeps the two equal
-LEVELS: tuple[float, ...] = (*np.geomspace(1e-4, 0.1, 31).tolist(), *np.linspace(0.15, 1.0, 18).tolist())
 
 
 def load(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def page(objective: Any, entry: catalogue.Entry, profile: Any) -> str:
     """An objective's page as text."""
     from bench.describe import default_share, near_share, uncapped_share
     from bench.metrics import MOST, NEAR
-    from bench.reference import LEVELS
+    from bench.protocols import LEVELS
 
     space, goals = objective.space, profile.goals
     shown = list(space.axes.items())
