@@ -151,7 +151,7 @@ def slider(leaders: pd.DataFrame, general: pd.DataFrame) -> str:
         return ""
     steps = {b: rows_at(leaders, general, b) for b in budgets}
     last = steps[budgets[-1]]
-    order = ["objective", "first", "second", "gap", "by", "interval", "sure", "why"]
+    order = ["objective", "first", "second", "gap", "by", "interval", "sure", "why", "whole"]
     labels = sorted({r[k] for rows in steps.values() for r in rows for k in ("first", "second") if r[k]})
     data = {
         "budgets": budgets, "keys": order, "colours": {v: colour(v) for v in labels},
@@ -195,7 +195,8 @@ def _row(row: dict[str, Any]) -> str:
         if key == "sure" and row["why"]:
             value += f' <span class="ci">{escape(row["why"])}</span>'
         cells.append(f"<td>{value}</td>")
-    return f'<tr class="{row["sure"].split()[0]}">{"".join(cells)}</tr>'
+    whole = " whole" if row["whole"] else ""
+    return f'<tr class="{row["sure"].split()[0]}{whole}">{"".join(cells)}</tr>'
 
 
 SCRIPT = """
@@ -218,7 +219,7 @@ SCRIPT = """
       document.getElementById('budget-said').textContent = data.said[i];
       body.textContent = '';
       data.rows[i].forEach(function (row) {
-        var tr = add(body, 'tr', '', row[at.sure].split(' ')[0]);
+        var tr = add(body, 'tr', '', row[at.sure].split(' ')[0] + (row[at.whole] ? ' whole' : ''));
         ['objective', 'first', 'gap', 'second', 'by', 'sure'].forEach(function (key) {
           var td = add(tr, 'td', ''), colour = data.colours[row[at[key]]];
           if ((key === 'first' || key === 'second') && colour) {

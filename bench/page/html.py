@@ -81,9 +81,11 @@ padding:0 7px;white-space:nowrap}
 .said{font-size:17.5px;font-weight:600;margin:6px 0}
 .tall{max-height:520px;overflow-y:auto}
 .tall thead th{position:sticky;top:0;background:#fff}
-.lead tr:first-child td{font-weight:600}
+.lead tr.whole td{font-weight:600}
 .lead tr.surely td:last-child{background:var(--tint)}
-.lead td:nth-child(-n+5){white-space:nowrap}.lead td:last-child{min-width:230px}
+.lead td:nth-child(1),.lead td:nth-child(3),.lead td:nth-child(5){white-space:nowrap}
+.lead td:nth-child(2),.lead td:nth-child(4){min-width:185px;overflow-wrap:anywhere}
+.lead td:last-child{min-width:230px}
 .leads td,.leads th{padding-top:6px;padding-bottom:6px}
 .leads td,.leads th{padding-right:12px}.leads td{min-width:125px}
 .leads .n{white-space:nowrap}.leads .sure{background:var(--tint)}
