@@ -34,12 +34,18 @@ reference: $(INSTALLED)
 	cp results/describe/suite/describe.csv results/reference/describe/suite.csv; \
 	$(BIN)/nearopt run experiment=leaders; \
 	$(BIN)/nearopt run experiment=training; \
+	$(BIN)/nearopt run experiment=replicability; \
+	$(BIN)/nearopt report results/replicability --replicability; \
 	$(BIN)/nearopt speed train=digits,width=64,blocks=0; \
 	for name in first speed growth evaluations dials suite pbt_vs_schedules leaders training throughput; do \
 	  rm -rf results/reference/$$name; mkdir -p results/reference/$$name; \
 	  tar -C results/$$name --exclude=trace --exclude='*.parquet' --exclude=report.html --exclude='*.clock.svg' --exclude='*.run.svg' --exclude='*.pdf' -cf - . \
 	    | tar -C results/reference/$$name -xf -; \
-	done
+	done; \
+	rm -rf results/reference/replicability; mkdir -p results/reference/replicability/measures; \
+	cd results/replicability; \
+	cp replicability.csv replicability.md summary.csv leaders.csv experiment.json ../reference/replicability; \
+	cp measures/leaders_in_general.csv ../reference/replicability/measures
 
 # The build of the editable install needs setuptools, which is in the lock: nothing is fetched that is not.
 $(INSTALLED): requirements.lock pyproject.toml

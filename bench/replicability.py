@@ -19,6 +19,7 @@ from scipy import special
 
 from bench.panel import Panel
 
+SHOWN = ("wrong", "declared", "swapped")
 SEEDS, TASKS, DRAWS = (5, 10, 20, 30), (5, 10, 20, 35), 1000
 
 
@@ -56,19 +57,22 @@ def wrong_winners(
     """A row for each size that values f64[labels, objectives, seeds] have: seeds, tasks, wrong (share of
     the experiments whose smallest mean is not the true winner's), loss (by how much the named one is worse
     in truth, mean), declared (share that are sure), declared_wrong (share of all that are sure and
-    wrong)."""
+    wrong), swapped (share of pairs of strategies that are in the wrong order)."""
     _, objectives, runs = values.shape
     truth = values.mean((1, 2))
     winner, rng, rows = int(truth.argmin()), np.random.default_rng(0), []
+    one, two = np.triu_indices(len(truth), 1)
     for t in tasks:
         for n in seeds:
             if t > objectives or n > runs:
                 continue
-            named, sure = np.empty(draws, np.int64), np.empty(draws, bool)
+            named, sure, swapped = np.empty(draws, np.int64), np.empty(draws, bool), np.empty(draws)
             for d in range(draws):
                 chosen, columns = rng.integers(objectives, size=t), rng.integers(runs, size=n)
                 means = values[:, chosen][:, :, columns].mean(2)
-                first = int(means.mean(1).argmin())
+                whole = means.mean(1)
+                first = int(whole.argmin())
+                swapped[d] = ((whole[one] < whole[two]) != (truth[one] < truth[two])).mean()
                 apart = np.delete(means - means[first], first, axis=0)
                 error = apart.std(1, ddof=1) / np.sqrt(t)
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -78,24 +82,20 @@ def wrong_winners(
             wrong = named != winner
             rows.append({
                 "tasks": t, "seeds": n, "wrong": wrong.mean(), "loss": (truth[named] - truth[winner]).mean(),
-                "declared": sure.mean(), "declared_wrong": (sure & wrong).mean(), "draws": draws,
+                "declared": sure.mean(), "declared_wrong": (sure & wrong).mean(),
+                "swapped": swapped.mean(), "draws": draws,
             })  # fmt: skip
-    columns = ["tasks", "seeds", "wrong", "loss", "declared", "declared_wrong", "draws"]
+    columns = ["tasks", "seeds", "wrong", "loss", "declared", "declared_wrong", "swapped", "draws"]
     return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
 def by_size(table: pd.DataFrame) -> str:
-    """`wrong_winners` as a table of tasks by seeds (markdown): the share of wrong winners, and of experiments
-    whose winner is declared."""
+    """`wrong_winners` as a table of tasks by seeds (markdown): the shares of experiments that name the wrong
+    winner and that declare one, and of pairs in the wrong order."""
     seeds = sorted(table["seeds"].unique())
     lines = ["| | " + " | ".join(f"{n} seeds" for n in seeds) + " |", "|" + " --- |" * (len(seeds) + 1)]
     for tasks, part in table.groupby("tasks"):
-        rows: Any = part.set_index("seeds")
-        cells = [
-            f"{100 * rows['wrong'][n]:.0f} % wrong, {100 * rows['declared'][n]:.0f} % declared"
-            if n in rows.index
-            else "–"
-            for n in seeds
-        ]
+        rows: dict[Any, Any] = {r["seeds"]: r for r in part.to_dict("records")}
+        cells = [" / ".join(f"{100 * rows[n][c]:.0f} %" for c in SHOWN) if n in rows else "–" for n in seeds]
         lines.append(f"| {tasks} tasks | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -44,11 +44,13 @@ def write(path: str | Path) -> str:
         "# How often is the wrong winner named?", "", head, "",
         "Experiments of these sizes drawn from it, with replacement. Wrong: the smallest mean is not the "
         "true winner's. Gap lost: by how much the named one is worse in truth, on average. Declared: its "
-        "lead over every other is significant at 5 % over the objectives (Student's t).", "",
-        "| objectives | seeds | wrong | gap lost | declared | declared and wrong |", "|" + " --- |" * 6,
+        "lead over every other is significant at 5 % over the objectives (Student's t). Swapped: of all "
+        "pairs of strategies, those in the wrong order.", "",
+        "| objectives | seeds | wrong | gap lost | declared | declared and wrong | swapped |",
+        "|" + " --- |" * 7,
         *(
             f"| {r['tasks']} | {r['seeds']} | {100 * r['wrong']:.1f} % | {r['loss']:.4f} | "
-            f"{100 * r['declared']:.1f} % | {100 * r['declared_wrong']:.1f} % |"
+            f"{100 * r['declared']:.1f} % | {100 * r['declared_wrong']:.1f} % | {100 * r['swapped']:.1f} % |"
             for r in table.to_dict("records")
         ),
     ]  # fmt: skip

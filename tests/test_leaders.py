@@ -16,6 +16,7 @@ from bench.page.html import render_html
 from bench.page.measures import drawings
 from bench.page.verdict import verdict
 from bench.protocols import LEVELS
+from bench.replicability import by_size
 from nearopt import replicability
 from nearopt.results import early_ranks
 
@@ -243,6 +244,15 @@ def test_the_readmes_table_is_the_shipped_one():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shipped = pd.read_csv(ROOT / "results" / "reference" / "leaders" / "leaders.csv")
     assert f"<!-- nearopt leaders -->\n{shown.table(shipped)}<!-- end -->" in readme
+    folder = ROOT / "results" / "reference" / "replicability"
+    drawn = pd.read_csv(folder / "replicability.csv")
+    assert f"<!-- nearopt replicability -->\n{by_size(drawn)}<!-- end -->" in readme
+    assert (drawn["declared_wrong"] == 0).all()
+    general = pd.read_csv(folder / "measures" / "leaders_in_general.csv").set_index("budget")
+    surely = (general["answer"] == "better") & (general["first"] == "gp")
+    assert surely.loc[13.0:].all() and not surely.loc[:12.0].any() and (general["families"] == 33).all()
+    lead = "with 32 by {:.2g} of the gap ({:.2g} to {:.2g})"
+    assert lead.format(*-general.loc[32.0, ["difference", "high", "low"]]) in " ".join(readme.split())
 
 
 def test_a_cell_names_some_of_many():

@@ -202,6 +202,7 @@ def test_wrong_winners_against_a_law():
     assert found["declared_wrong"] <= found["declared"] and found["loss"] == pytest.approx(
         0.3 * law, abs=0.03
     )
+    assert found["swapped"] == found["wrong"]  # of two, that is the same
     assert not len(replicability.wrong_winners(values, seeds=(5000,)))
     # Drawn with replacement: as many as there are may be wrong too.
     assert replicability.wrong_winners(values[:, :5, :5], seeds=(5,), tasks=(5,))["wrong"].iloc[0] > 0

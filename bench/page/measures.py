@@ -281,9 +281,9 @@ def sections(found: Measures, drawn: dict[str, str]) -> Iterable[str]:
             "Where the variance is",
             prose(
                 "Shares of the variance of the gap left at the largest budget that all have: random effects "
-                "of strategy, its settings, objective, both together, and the rest, which is the seed with "
-                "its instance. Method of",
-                "moments; a term that this design cannot show says why.", kind="small",
+                "of strategy, its settings (workers among them), objective, both together, and the rest,",
+                "which is the seed with its instance. Method of moments; a term that this design cannot show",
+                "says why.", kind="small",
             ) + _table(found.variance, {
                 "term": lambda r: r["term"], "levels": lambda r: str(r["levels"]),
                 "share": lambda r: percent(r["share"]), "variance": lambda r: number(r["variance"]),
