@@ -342,7 +342,7 @@ def _objective_declared(objective) -> Iterator[Violation]:
 
 
 def _objective_training(objective) -> Iterator[Violation]:
-    instance = objective.draw(instance_key(jnp.uint32(3)))
+    instance = jax.jit(objective.draw)(instance_key(jnp.uint32(3)))
     key = seed_keys(jnp.uint32(5))[2]
     design = jax.tree.map(jnp.asarray, objective.space.cube()).start(key, 4)
 

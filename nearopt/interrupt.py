@@ -21,10 +21,19 @@ def _put_off(frame: FrameType | None) -> bool:
     """Whether a signal falls where an exception would be swallowed; then it comes again in a moment."""
     if frame is None or frame.f_code.co_name != COLLECTING:
         return False
-    timer = threading.Timer(0.02, _thread.interrupt_main)
+    timer = threading.Timer(0.02, _press)
     timer.daemon = True
     timer.start()
     return True
+
+
+def _press() -> None:
+    """Ctrl-C for the main thread: a signal, which wakes it where it waits."""
+    main = threading.main_thread().ident
+    if main is None or not hasattr(signal, "pthread_kill"):  # Windows
+        _thread.interrupt_main()
+    else:
+        signal.pthread_kill(main, signal.SIGINT)
 
 
 def _mine() -> bool:

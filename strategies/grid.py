@@ -49,6 +49,9 @@ def level_counts(limits: jax.Array, rank: jax.Array, budget: int) -> jax.Array:
     return jax.lax.while_loop(open_axes, raise_coarsest, first)[0]
 
 
+_compiled = jax.jit(level_counts)
+
+
 def level_points(cube: Cube, counts: jax.Array, offset: jax.Array, n: int) -> jax.Array:
     """Levels f32[n, d] of each axis, level i of g at (i + offset) / g; rows beyond an axis's count are idle.
 
@@ -95,8 +98,7 @@ class Grid:
     def describe(self) -> str:
         """What the budget buys, in one line."""
         n = self.num_trials
-        limits = level_limits(self.cube, n)
-        counts = level_counts(limits, jnp.arange(self.cube.width, dtype=jnp.int32), n)
+        counts = _compiled(level_limits(self.cube, n), jnp.arange(self.cube.width, dtype=jnp.int32), n)
         counts = sorted(np.asarray(counts)[np.asarray(self.cube.mask)].tolist(), reverse=True)
         points = int(np.prod(counts))
         unused = f", {n - points} trainings left over" if points < n else ""
