@@ -29,7 +29,7 @@ def load(group: str, name: str) -> Any:
 
 
 # Much compiling each; what they add to the jobs of hyperband, asha, pbt and random has tests of its own.
-DEAR = {"async_hyperband", "bohb", "cmaes", "pb2"}
+DEAR = {"async_hyperband", "bohb", "cmaes", "median_stopping", "pb2", "pbt_async"}
 
 # What is trained for real is trained less in the default run; `slow` runs it as it is listed.
 SHORT = {"breast_cancer": {"model": "logistic", "max_epoch": 4, "micro_batch": 8, "training": 64}}

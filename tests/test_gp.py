@@ -419,9 +419,12 @@ def test_takes_every_point_of_a_discrete_space_before_any_again(space, workers):
             assert all(len(set(tried[i : i + workers])) == workers for i in range(size, BUDGET - workers))
 
 
+OTHERS = (("ucb", 1e-3), ("thompson", 1e-2))  # the same turns; what they propose has tests of its own
+
+
 @pytest.mark.parametrize(
     ("name", "median"),
-    [("logei", 1e-3), pytest.param("ucb", 1e-3, marks=pytest.mark.slow), ("thompson", 1e-2)],
+    [("logei", 1e-3), *(pytest.param(name, median, marks=pytest.mark.slow) for name, median in OTHERS)],
 )
 def test_beats_random_search_on_a_quadratic(name, median):
     """30 trials in 4-d against the best of 30 uniform ones, 32 paired seeds from 0: mean log10 regret lower
