@@ -41,7 +41,7 @@ class Panel(NamedTuple):
     def at(self, objective: str, index: int) -> dict[str, Ends]:
         """The labels that have runs on an objective at one of the budgets."""
         found = {label: self.ends.get((objective, label)) for label in self.labels}
-        return {label: e[index] for label, e in found.items() if e and e[index] is not None}  # type: ignore
+        return {label: end for label, e in found.items() if e and (end := e[index]) is not None}
 
     def last(self, objective: str) -> int:
         """Index of the largest budget at which all labels of an objective have runs; -1 where there is none:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from typing import Any
 
 
@@ -20,7 +20,7 @@ def pool(
     # A process that JAX has threads in must not be forked.
     made = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (start, given))
     try:
-        with _deaf():  # what a process inherits until it has begun: else Ctrl-C ends it in a traceback
+        with deaf():  # what a process inherits until it has begun: else Ctrl-C ends it in a traceback
             for _ in range(processes):
                 made.submit(_nothing)
         yield made
@@ -33,11 +33,13 @@ def pool(
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Holds Ctrl-C back for the block, in this thread and in the processes that it starts."""
+def deaf() -> Iterator[None]:
+    """Holds Ctrl-C back for the block, from this thread, which hears it afterwards, and from the processes
+    that it starts, also while these import the caller's script."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # it is started with the first process, and ends being deaf
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

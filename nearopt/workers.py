@@ -1,6 +1,6 @@
 """Where a study's tasks run: in this process, or in processes of their own, spawned.
 
-Standard library only, as in `forms`: the processes import this and nothing else of nearopt.
+Standard library only, as in `forms` and `bench.processes`: the processes import nothing else of ours.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
+from bench.processes import deaf
 from nearopt.forms import LATE, MEMORY, RAISED, Function, Outcome, Task, name_of, run_task
 
 GUARD = '`if __name__ == "__main__":`'
@@ -89,20 +89,6 @@ def _serve(connection: Any, pickled: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes started within do not hear of Ctrl-C while they import the caller's script; this one does,
-    afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
 def _visible(device: int | str | None) -> Iterator[None]:
     """Processes started within see this device only: also while they import the caller's script."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -126,8 +112,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         # Not as a daemon: that could have no processes of its own, as PyTorch's loaders of data are.
         self.process = context.Process(target=_serve, args=(theirs, pickled), daemon=False)
-        resource_tracker.ensure_running()  # it is started with the first process, and ends being deaf
-        with _visible(device), _deaf():
+        with _visible(device), deaf():
             self.process.start()
         theirs.close()
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
+from bench.page import draw
+
 # Half of the tests' time is compiling, so what only a test compiles is compiled in a hurry; what the drivers
 # compile, with options of their own, is compiled as for everybody. In one piece it takes a tenth less than
 # divided among threads, which two workers on two cores have no use for; nor have they for threads within.
+# Nothing above imports numpy or JAX, which read this when they are imported.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
@@ -14,10 +19,6 @@ os.environ.setdefault(
 )
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-
-import pytest  # noqa: E402
-
-from bench.page import draw  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
