@@ -319,3 +319,17 @@ def test_the_beginning_of_runs_is_the_cut_of_their_trace():
             np.testing.assert_array_equal(getattr(begun, name), getattr(cut, name), err_msg=name)
     two = trace([(0, 3, 5.0, 5.0, 0.0, 10.0), (0, 4, 4.0, 4.0, 5.0, 6.0)])  # the second comes in first
     assert metrics.beginning(metrics.runs_of(two), two, 3) is None
+
+
+def test_targets_are_those_of_an_instance_whatever_the_references_order():
+    rows = [{"instance": i, "optimum_static": o, "optimum_dynamic": np.nan,
+             **{f"q_{k}": o + level for k, level in enumerate(LEVELS)}}
+            for i, o in ((1003, 3.0), (1001, 1.0), (1003, 9.0), (1002, 2.0))]  # fmt: skip
+    goals = metrics.targets(pd.DataFrame(rows), "linear")
+    assert goals["optimum"].to_dict() == {1001: 1.0, 1002: 2.0, 1003: 3.0}  # the first of two counts
+    parts = [trace([(0, 1, 9.0, 9.0, 0.0, 1.0)], seed, instance) for seed, instance in ((0, 1003), (1, 1001))]
+    runs = metrics.runs_of({name: np.concatenate([p[name] for p in parts]) for name in COLUMNS})
+    assert metrics.score(runs, goals, "training", 1).optimum.tolist() == [3.0, 1.0]
+    for unknown in (1000, 1004):
+        with pytest.raises(KeyError, match=f"no targets for instance {unknown}"):
+            metrics.score(runs._replace(instance=np.array([1001, unknown])), goals, "training", 1)

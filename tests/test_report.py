@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from bench import measures, metrics, plots, plots_measures, report, summary
 from bench.page.data import Page, clear_best
-from bench.panel import panel
+from bench.panel import join, panel
 from bench.protocols import LEVELS
 from bench.ranking import friedman, win_matrix
 from bench.reading import load_folder
@@ -209,6 +209,18 @@ def test_objective_by_objective_it_says_what_one_reading_of_the_folder_says(buil
         a, b = (t.sort_values(by, ignore_index=True) for t in (one, other))
         assert len(a) > 3
         pd.testing.assert_frame_equal(a, b)
+
+
+def test_of_each_objective_it_is_known_who_trained_in_slices(built):
+    sliced = {o: p.sliced for o, p in Page(built).parts.items()}
+    assert sliced["branin"] == set() and sliced["curves,rank=low"] == {"hyperband"}
+
+
+def test_budgets_that_nobody_has_runs_of_are_no_steps(built):
+    scored = [s for s in metrics.evaluate(load_folder(built))[0] if s.cell.objective == "branin"]
+    alone = panel(scored, ["branin"], ["random", "gp"], np.array([8.0, 64.0, 99.0]))
+    found = join([alone], ["random", "gp"])
+    assert found.budgets.tolist() == [8.0, 64.0] and {len(e) for e in found.ends.values()} == {2}
 
 
 def test_summary_has_the_agreed_columns_and_rows(built):
