@@ -8,89 +8,111 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Self
 
+REPEAT = 0.02  # seconds until a signal comes again that could not be heard
 AGAIN = 0.5  # seconds within which a second signal is the same Ctrl-C: wrappers such as `uv run` pass it on
 COLLECTING = "_xla_gc_callback"  # JAX's, at each garbage collection: what is raised there is only printed
 EXIT = 130  # as shells have it: 128 and the signal's number
 
 
-def _put_off(frame: FrameType | None) -> bool:
-    """Whether a signal falls where an exception would be swallowed; then it comes again in a moment."""
-    if frame is None or frame.f_code.co_name != COLLECTING:
-        return False
-    timer = threading.Timer(0.02, _press)
-    timer.daemon = True
-    timer.start()
-    return True
+class _Pressing(threading.Thread):
+    """Presses Ctrl-C again until the main thread has heard it. Once would not do: a signal between the
+    interpreter's last look at its signals and a system call that waits does not end that wait."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.owed = True
+        self.lock = threading.Lock()  # around a look at `owed` and the signal; no signal handler takes it
+
+    def stop(self) -> bool:
+        """Nothing is pressed from here on; whether it was still owed."""
+        with self.lock:
+            owed, self.owed = self.owed, False
+        time.sleep(0)  # a signal under way is delivered at the end of a system call at the latest
+        return owed
+
+    def run(self) -> None:
+        main = threading.main_thread().ident
+        while self.owed:
+            time.sleep(REPEAT)
+            with self.lock:
+                if not self.owed:
+                    return
+                if main is None or not hasattr(signal, "pthread_kill"):  # Windows
+                    _thread.interrupt_main()
+                else:
+                    signal.pthread_kill(main, signal.SIGINT)
 
 
-def _press() -> None:
-    """Ctrl-C for the main thread: a signal, which wakes it where it waits."""
-    main = threading.main_thread().ident
-    if main is None or not hasattr(signal, "pthread_kill"):  # Windows
-        _thread.interrupt_main()
-    else:
-        signal.pthread_kill(main, signal.SIGINT)
+def _swallowed(frame: FrameType | None) -> bool:
+    """Whether an exception raised here would be printed and lost."""
+    while frame is not None:
+        if frame.f_code.co_name == COLLECTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
-def _mine() -> bool:
-    """Whether nobody else handles Ctrl-C here."""
-    main = threading.current_thread() is threading.main_thread()
-    return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-@contextmanager
-def heard() -> Iterator[None]:
-    """Within it Ctrl-C raises KeyboardInterrupt, wherever it falls."""
-
-    def pressed(number: int, frame: FrameType | None) -> None:
-        if not _put_off(frame):
-            raise KeyboardInterrupt
-
-    mine = _mine()
-    if mine:
-        signal.signal(signal.SIGINT, pressed)
-    try:
-        yield
-    finally:
-        if mine:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class Interrupts:
-    """Within it Ctrl-C raises KeyboardInterrupt, and is remembered: one that falls into a bare `except:` is
-    swallowed there, and comes back at the next `check`. What is left of it at the end becomes one line and
-    exit code 130.
+class Heard:
+    """Within it Ctrl-C raises KeyboardInterrupt, once and wherever it falls.
 
     A program that handles the signal itself keeps its handler, as does one that runs this in a thread."""
 
-    def __init__(self, say: bool):
-        self.say, self.closing = say, False
+    def __init__(self) -> None:
         self.at: float | None = None  # when it was pressed
         self.mine = False
+        self._pressing: _Pressing | None = None
 
-    def __enter__(self) -> Interrupts:
-        self.mine = _mine()
+    def __enter__(self) -> Self:
+        main = threading.current_thread() is threading.main_thread()
+        self.mine = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if self.mine:
             signal.signal(signal.SIGINT, self._pressed)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        unheard = self._pressing is not None and self._pressing.stop()  # while our handler still stands
         if self.mine:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if unheard and kind is None:
+            raise KeyboardInterrupt
+
+    def _pressed(self, number: int, frame: FrameType | None) -> None:
+        if self._new(frame):
+            raise KeyboardInterrupt
+
+    def _new(self, frame: FrameType | None) -> bool:
+        """Whether a signal is to be heard here and now."""
+        if _swallowed(frame):
+            if self._pressing is None or not self._pressing.owed:
+                self._pressing = _Pressing()
+                self._pressing.start()
+            return False
+        if self._pressing is not None:
+            self._pressing.owed = False
+        before, self.at = self.at, time.monotonic()
+        return before is None or self.at - before >= AGAIN
+
+
+class Interrupts(Heard):
+    """Ctrl-C during a study, which is remembered: one that falls into a bare `except:` is swallowed there,
+    and comes back at the next `check`. What is left of it at the end becomes one line and exit code 130."""
+
+    def __init__(self, say: bool):
+        super().__init__()
+        self.say, self.closing = say, False
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        super().__exit__(kind, error, trace)
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             if self.say:
                 print("\ninterrupted before anything was trained; the same call of tune goes on", flush=True)
             sys.exit(EXIT)
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:
-        if _put_off(frame):
-            return
-        before, self.at = self.at, time.monotonic()
-        if before is not None and self.at - before < AGAIN:
+        if not self._new(frame):
             return
         if self.closing:  # it takes too long for somebody
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -91,10 +91,10 @@ def main(words: list[str] | None = None) -> int:
         print(f"usage: {program()} {name} {command.USAGE}\n\n{(command.__doc__ or '').strip()}")
         return 0
     from nearopt.catalogue import UserError
-    from nearopt.interrupt import heard
+    from nearopt.interrupt import Heard
 
     try:
-        with heard():
+        with Heard():
             return command.main(words)
     except UserError as error:
         print(f"nearopt: {error}", file=sys.stderr)
