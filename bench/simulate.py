@@ -147,6 +147,8 @@ def _prior(strategy, cube, state, prior):
 # fusion emitters a light program compiles in two thirds of the time and runs as fast, a heavy one slower.
 LESS = {"xla_backend_optimization_level": 1}
 LIGHT = {**LESS, "xla_cpu_use_fusion_emitters": False}
+# A third less again, for programs up to six times slower: for runs that are over at once.
+HURRIED = {**LIGHT, "xla_backend_optimization_level": 0}
 
 
 @functools.cache
@@ -173,9 +175,10 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def programs(light: bool) -> _Programs:
-    """The compiled functions; `light`: where compiling counts for more than running."""
-    options = (LIGHT if light else LESS) if jax.default_backend() == "cpu" else {}
+def programs(light: bool, hurried: bool = False) -> _Programs:
+    """The compiled functions; `light`: where compiling counts for more than running, `hurried`: where only
+    compiling counts."""
+    options = {} if jax.default_backend() != "cpu" else HURRIED if hurried else LIGHT if light else LESS
     jit = partial(jax.jit, compiler_options={k: v for k, v in options.items() if _known(k, v)})
     return _Programs(
         keys=jit(jax.vmap(seed_keys)),
@@ -227,32 +230,32 @@ class CompiledPlayer:
         watch: Stopwatch,
         prior: Prior | None = None,
         hint: Hint | None = None,
+        hurried: bool = False,
     ):
         strategy = factory(cube=cube, max_epoch=max_epoch, budget=budget)
         self.strategy = dataclasses.replace(strategy, cube=None)
         self.lanes, self.select, self.watch = len(seeds), select, watch
         self.cube = jax.tree.map(jnp.asarray, cube)
         self.staged, self.recommends = hasattr(strategy, "stage"), hasattr(strategy, "recommend")
-        self.program = programs(bool(getattr(strategy, "light", True))).turn
+        self.program = programs(bool(getattr(strategy, "light", True)), hurried).turn
+        light = programs(True, hurried)
         self.width = width = block_width(len(seeds), int(getattr(strategy, "lanes", BLOCK)))
         padded = _pad(seeds, -(-len(seeds) // width) * width)
         self.blocks = [slice(i, i + width) for i in range(0, len(padded), width)]
-        keys = [watch(programs(True).keys, padded[b].astype(np.uint32)) for b in self.blocks]
+        keys = [watch(light.keys, padded[b].astype(np.uint32)) for b in self.blocks]
         self.ask_keys = [k[1] for k in keys]
-        self.states = [watch(programs(True).init, self.strategy, cube, k[0]) for k in keys]
+        self.states = [watch(light.init, self.strategy, cube, k[0]) for k in keys]
         if prior is not None:
             told = jax.tree.map(lambda a: _pad(np.asarray(a), len(padded)), prior)
             self.states = [
-                watch(
-                    programs(True).prior, self.strategy, cube, state, jax.tree.map(lambda a, b=b: a[b], told)
-                )
+                watch(light.prior, self.strategy, cube, state, jax.tree.map(lambda a, b=b: a[b], told))
                 for state, b in zip(self.states, self.blocks, strict=True)
             ]
 
         if hint is not None and takes_hint(strategy):
             x = _pad(np.asarray(hint.x), len(padded))
             self.states = [
-                watch(programs(True).hint, self.strategy, cube, state, x[b])
+                watch(light.hint, self.strategy, cube, state, x[b])
                 for state, b in zip(self.states, self.blocks, strict=True)
             ]
 
@@ -300,11 +303,15 @@ class CompiledTrainer:
     wait in a queue, oldest first, and advance by at most `chunk` epochs a call, so that short ones do not
     wait for long ones."""
 
-    def __init__(self, objective, seeds, instances, workers, num_trials, keep: bool, watch: Stopwatch):
+    def __init__(
+        self, objective, seeds, instances, workers, num_trials, keep: bool, watch: Stopwatch, hurried=False
+    ):
         self.objective, self.watch, self.workers = objective, watch, workers
         self.pool = int(getattr(objective, "pool", BLOCK))
         self.chunk = int(getattr(objective, "chunk", objective.max_epoch))
-        self.program = programs(bool(getattr(objective, "light", not hasattr(objective, "chunk")))).train
+        light = bool(getattr(objective, "light", not hasattr(objective, "chunk")))
+        self.program = programs(light, hurried).train
+        self.light = programs(True, hurried)
         lanes = len(seeds)
         # Without resume or copy no committed checkpoint is ever read: a row for each worker is enough.
         any_key = instance_key(jnp.uint32(0))
@@ -318,9 +325,9 @@ class CompiledTrainer:
         indices = _pad(instances, len(padded)).astype(np.uint32)
         self.keys, self.instances, self.stores = [], [], []
         for i in range(0, len(padded), self.width):
-            drawn = [watch(programs(True).draw, objective, indices[j : j + BLOCK])
+            drawn = [watch(self.light.draw, objective, indices[j : j + BLOCK])
                      for j in range(i, i + self.width, BLOCK)]  # fmt: skip
-            self.keys.append(watch(programs(True).keys, padded[i : i + self.width])[2])
+            self.keys.append(watch(self.light.keys, padded[i : i + self.width])[2])
             self.instances.append(jax.tree.map(lambda *a: jnp.concatenate(a), *drawn))
             self.stores.append(self._table(checkpoint, min(self.width, -(-(lanes - i) // 8) * 8)))
         self.ready = np.zeros(lanes * workers, bool)
@@ -367,7 +374,7 @@ class CompiledTrainer:
         whole[:, :n], padded[:n] = entries, x
         memoryless = not jax.tree.leaves(store)
         if not memoryless:
-            store, checkpoint = self.watch(programs(True).exchange, store, last, checkpoint, whole)
+            store, checkpoint = self.watch(self.light.exchange, store, last, checkpoint, whole)
         checkpoint, real = self.watch(
             self.program, self.objective, self.pool, blocks, self.instances[b], self.keys[b], checkpoint,
             whole, padded,
@@ -414,12 +421,14 @@ def simulate(
     prior: Prior | None = None,
     hint: Hint | None = None,
     progress: Callable[[float], None] | None = None,
+    hurried: bool = False,
 ) -> Run:
     """Runs a JAX strategy on a JAX objective for every seed, each a lane.
 
     `factory(cube=, max_epoch=, budget=)` makes the strategy; `budget` counts full trainings, those of `prior`
     (`bench.drive.prior_of_trace`, `prior_of_configs`) apart; `cluster`, where given, stands for `workers`;
-    `hint` (`bench.drive.hint_of_rates`) is told and charged where the strategy has a finder.
+    `hint` (`bench.drive.hint_of_rates`) is told and charged where the strategy has a finder;
+    `hurried`: compile in the least time, for a few short runs.
     Raises NotApplicable, ContractError (a broken rule, with the job) and ValueError (no job fits the budget,
     or the strategy takes no prior).
     """
@@ -440,9 +449,12 @@ def simulate(
         select = hasattr(objective, "chunk") or (settings.drop > 0 and settings.retries > 0)
         select |= hasattr(strategy, "stage") and settings.workers > 1
         keep = bool({"resume", "copy"} & strategy.needs) and objective.max_epoch > 1
-        player = CompiledPlayer(factory, cube, objective.max_epoch, budget, lanes, select, watch, prior, hint)
-        count = settings.workers
-        trainer = CompiledTrainer(objective, lanes, instances, count, strategy.num_trials, keep, watch)
+        player = CompiledPlayer(
+            factory, cube, objective.max_epoch, budget, lanes, select, watch, prior, hint, hurried
+        )
+        trainer = CompiledTrainer(
+            objective, lanes, instances, settings.workers, strategy.num_trials, keep, watch, hurried
+        )
         columns = drive(state, player, trainer, progress, prior)
     trace = frame(columns, objective.space, lanes, instances, budget)
     return Run(trace, watch.compiling, time.perf_counter() - clock - watch.compiling, [])

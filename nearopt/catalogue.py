@@ -50,7 +50,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
 
 
-@cache
+@cache  # a tenth of a second each
 def _compose(group: str, name: str, where: tuple[Path, ...]) -> Any:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -67,8 +67,11 @@ def load(group: str, name: str) -> dict[str, Any]:
     """The settings of one listed name; raises UserError with the nearest name."""
     if name not in names(group):
         raise UserError(f"no {group} {name!r}{nearest(name, names(group))}")
+    ours, *own = folders()
+    if (ours / group / f"{name}.yaml").exists():  # nearopt's own come first: ./conf changes nothing in them
+        own = []
     try:
-        found = _compose(group, name, tuple(folders()))
+        found = _compose(group, name, (ours, *own))
     except Exception as error:
         raise UserError(f"conf/{group}/{name}.yaml cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
 
 from bench.protocols import NONE, Feedback, Job
 from bench.space import UNORDERED, Cube
@@ -85,6 +84,8 @@ def block(rows: int) -> int:
 @lru_cache
 def _lattice(n: int, width: int) -> np.ndarray:
     """Sobol points, f32[n, width]."""
+    from scipy.stats import qmc  # here, since importing it takes a second
+
     return qmc.Sobol(width, scramble=False).random(n).astype(np.float32)
 
 

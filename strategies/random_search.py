@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
 
 from bench.protocols import Feedback, Job
 from bench.space import Cube
@@ -23,6 +22,8 @@ BITS = 24  # binary digits of a coordinate: what float32 holds exactly
 
 def sobol_integers(n: int, d: int) -> np.ndarray:
     """The first n points of the unscrambled Sobol sequence, u32[n, d]; divide by 2^BITS for coordinates."""
+    from scipy.stats import qmc  # here, since importing it takes a second
+
     levels = max(n - 1, 1).bit_length()  # scipy draws whole powers of two without a warning
     points = qmc.Sobol(d, scramble=False).random_base2(levels)[:n]
     return (points * 2**BITS).astype(np.uint32)

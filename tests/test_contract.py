@@ -113,6 +113,8 @@ class Broken:
             count = n + 1
         if self.fault == "dtype":
             count = count.astype(jnp.float32)
+        if self.fault == "infinite":
+            x = x + jnp.isinf(total)
         if self.fault == "planned":
             x = jnp.where(self.cube.mask, x * self.budget / 100.0, x)
         return Job(trial, source, x, until), (count, total)
@@ -121,6 +123,8 @@ class Broken:
         n, total = state
         if self.fault == "none counts":
             return n, total + 1.0
+        if self.fault == "infinite":
+            return n, jnp.where(job.trial == NONE, total, total + feedback.loss)
         return state
 
 
@@ -134,6 +138,7 @@ class Broken:
         ("dtype", "shapes and dtypes never change"),
         ("planned", "anytime"),
         ("none counts", "tell of trial NONE"),
+        ("infinite", "x leaves the unit cube"),
     ],
 )
 def test_a_broken_strategy_is_found_with_its_job(fault, words):
