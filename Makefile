@@ -29,9 +29,11 @@ reference: $(INSTALLED)
 	$(BIN)/nearopt run experiment=dials; \
 	$(BIN)/nearopt run experiment=suite; \
 	$(BIN)/nearopt run experiment=pbt_vs_schedules; \
-	$(BIN)/nearopt describe experiment=suite; \
 	mkdir -p results/reference/describe; \
-	cp results/describe/suite/describe.csv results/reference/describe/suite.csv; \
+	for name in suite leaders; do \
+	  $(BIN)/nearopt describe experiment=$$name; \
+	  cp results/describe/$$name/describe.csv results/reference/describe/$$name.csv; \
+	done; \
 	$(BIN)/nearopt run experiment=leaders; \
 	$(BIN)/nearopt run experiment=training; \
 	$(BIN)/nearopt run experiment=replicability; \

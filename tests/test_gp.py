@@ -356,7 +356,8 @@ def check_state(state):
     assert np.all(np.asarray(state.variance) > 0)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+# Each compiles a program of its own.
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("name", ["logei", UCB, pytest.param("thompson", marks=pytest.mark.slow)])
 def test_survives_odd_losses(mixed, name, workers):
     gp = GP(acquisition=name, cube=mixed, max_epoch=1, budget=BUDGET)
@@ -395,7 +396,7 @@ def test_survives_odd_losses_from_one_trial_to_400_in_2_to_20_dimensions(d, star
     assert all(len(np.unique(lane, axis=0)) == xs.shape[1] for lane in xs)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize(
     "space",
     [
