@@ -205,8 +205,8 @@ def test_check_names_the_first_job_that_breaks_a_rule(folder, capsys):
 
 
 def test_plan_says_what_is_missing(capsys):
-    # Curves were timed in the results that are shipped, boxes were not.
-    words = ["name=a", "strategy=random,pbt", "objective=box,curves", "seeds=4", "budgets=[4]"]
+    # Curves were timed in the results that are shipped, Hartmann's function of three axes was not.
+    words = ["name=a", "strategy=random,pbt", "objective=hartmann3,curves", "seeds=4", "budgets=[4]"]
     assert main(["plan", *words]) == 0
     out = capsys.readouterr().out
     assert "seeds 0-3 at 4" in out and "time unknown" in out and "not applicable: needs copy, change" in out
