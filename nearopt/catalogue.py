@@ -50,28 +50,53 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
 
 
-@cache  # a tenth of a second each
-def _compose(group: str, name: str, where: tuple[Path, ...]) -> Any:
+def _composed(overrides: list[str], where: Iterable[Path]) -> Any:
+    """config.yaml under these overrides; it takes Hydra a tenth of a second, however many they are."""
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
     base, *own = where
+    overrides = [*overrides, *(f"hydra.searchpath=[file://{folder}]" for folder in own)]
+    with initialize_config_dir(config_dir=str(base), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _settings(composed: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(composed, resolve=True)
+
+
+@cache
+def _compose(group: str, name: str, where: tuple[Path, ...]) -> Any:
     # Wrappers have no place among config.yaml's defaults, hence the plus.
     plus = "+" if group == "wrapper" else ""
-    override = [f"{plus}{group}={name}", *(f"hydra.searchpath=[file://{folder}]" for folder in own)]
-    with initialize_config_dir(config_dir=str(base), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", override)[group], resolve=True)
+    return _settings(_composed([f"{plus}{group}={name}"], where)[group])
+
+
+_shipped: dict[tuple[str, str], Any] = {}  # what was composed together
+
+
+def _ours(group: str, name: str) -> bool:
+    """Whether nearopt ships it: then ./conf, which is looked up later, changes nothing in it."""
+    return (folders()[0] / group / f"{name}.yaml").exists()
+
+
+def compose_together(group: str, listed: Iterable[str]) -> None:
+    """Composes in one call what nearopt ships of these names, for `load`."""
+    left = [n for n in dict.fromkeys(listed) if (group, n) not in _shipped and _ours(group, n)]
+    if len(left) > 1:
+        found = _composed([f"+{group}@of{i}={n}" for i, n in enumerate(left)], folders()[:1])
+        _shipped.update({(group, n): _settings(found[f"of{i}"]) for i, n in enumerate(left)})
 
 
 def load(group: str, name: str) -> dict[str, Any]:
     """The settings of one listed name; raises UserError with the nearest name."""
+    if (group, name) in _shipped:
+        return dict(_shipped[group, name])
     if name not in names(group):
         raise UserError(f"no {group} {name!r}{nearest(name, names(group))}")
-    ours, *own = folders()
-    if (ours / group / f"{name}.yaml").exists():  # nearopt's own come first: ./conf changes nothing in them
-        own = []
     try:
-        found = _compose(group, name, (ours, *own))
+        found = _compose(group, name, tuple(folders()[:1] if _ours(group, name) else folders()))
     except Exception as error:
         raise UserError(f"conf/{group}/{name}.yaml cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):
@@ -144,6 +169,16 @@ class _Part(NamedTuple):
     def text(self) -> str:
         values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in self.wanted.items()}
         return ",".join([self.name, *(f"{k}={v}" for k, v in values.items())])
+
+
+def entries(group: str, texts: Iterable[str]) -> list[Entry]:
+    """Each text as `entry` reads it."""
+    texts = list(texts)
+    pieces = [_cut(text, "+") if group == "objective" else [text] for text in texts]
+    heads = [[_cut(piece, ",")[0] for piece in parts] for parts in pieces]
+    compose_together(group, [names[0] for names in heads])
+    compose_together("wrapper", [name for names in heads for name in names[1:]])
+    return [entry(group, text) for text in texts]
 
 
 def entry(group: str, text: str, changes: dict[str, Any] | None = None) -> Entry:

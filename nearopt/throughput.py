@@ -400,7 +400,7 @@ def read(words: list[str]) -> tuple[list[Entry], dict[str, Any]]:
     texts = catalogue.split(text[1:-1] if whole else text)
     if not all(texts):
         raise UserError(f"train must be real tasks, got {text!r}")
-    entries = [catalogue.entry("objective", t) for t in texts]
+    entries = catalogue.entries("objective", texts)
     for entry in entries:
         if "model" not in entry.settings or "micro_batch" not in entry.settings:
             raise UserError(f"train must be real tasks, which {entry.label} is not")

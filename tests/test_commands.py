@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import nearopt
+from nearopt import catalogue
 from nearopt.commands import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
@@ -146,7 +147,6 @@ def test_the_same_label_with_other_settings_is_an_error(folder, capsys):
     yaml = folder / "conf/strategy/mine.yaml"
     yaml.write_text(yaml.read_text().replace("pause: 1", "pause: 2"))
     before = blocks(folder, "a", "mine")
-    from nearopt import catalogue
 
     catalogue._compose.cache_clear()  # a new process has no cache
     assert main(["run", "name=a", "strategy=mine", *SMALL]) == 2
@@ -241,6 +241,22 @@ def test_ctrl_c_keeps_what_is_finished(folder):
     own_strategy(folder, "slow", "pass")
     assert main([*words, "processes=1"]) == 0
     assert len(nearopt.load("results/a")) == 2 * 2 * 2 * 2
+
+
+@pytest.mark.parametrize("group", ["strategy", "objective", "wrapper", "cluster"])
+def test_what_is_composed_together_is_what_is_composed_alone(folder, group, monkeypatch):
+    """Of one's own folder too: it hides nothing that is shipped, and its own names need it."""
+    (folder / "conf" / group).mkdir(parents=True)
+    shipped = catalogue.names(group)
+    (folder / "conf" / group / f"{shipped[0]}.yaml").write_text("_target_: hidden\n")
+    (folder / "conf" / group / "mine.yaml").write_text(f"defaults: [{shipped[-1]}]\nextra: 1\n")
+    monkeypatch.setattr(catalogue, "_shipped", {})
+    alone = {name: catalogue.load(group, name) for name in shipped[:: max(1, len(shipped) // 4)]}
+    assert not catalogue._shipped
+    catalogue.compose_together(group, catalogue.names(group))
+    assert set(catalogue._shipped) == {(group, name) for name in shipped}
+    assert {name: catalogue.load(group, name) for name in alone} == alone
+    assert catalogue.load(group, "mine") == {**catalogue.load(group, shipped[-1]), "extra": 1}
 
 
 COLLECTED = """

@@ -43,7 +43,7 @@ def _entries(given: dict[str, str]) -> tuple[str, list[catalogue.Entry]]:
 
         return given["experiment"], list(experiment.read([f"experiment={given['experiment']}"]).objectives)
     texts = catalogue.split(given["objective"])
-    entries = [catalogue.entry("objective", text) for text in texts]
+    entries = catalogue.entries("objective", texts)
     return entries[0].label if len(entries) == 1 else "objectives", entries
 
 

@@ -161,7 +161,7 @@ def side_by_side(labels: list[str], swept: list[Any]) -> list[list[str]]:
 
 def main(words: list[str]) -> int:
     given = _settings(words)
-    entries = [catalogue.entry("objective", text) for text in catalogue.split(given["objective"])]
+    entries = catalogue.entries("objective", catalogue.split(given["objective"]))
     objectives = [catalogue.build(entry.settings) for entry in entries]
 
     from bench.lr_finder import HIGH, LOW, STEPS, check, range_tests, sweep, test_rates, updates

@@ -470,7 +470,7 @@ def run_race(
     """Measures one race; `call(function, *arguments)` runs in the measuring process."""
     objective = catalogue.entry("objective", race.objective)
     strategy = catalogue.entry("strategy", race.strategy)
-    peers = [catalogue.entry("strategy", peer) for peer in race.peers]
+    peers = catalogue.entries("strategy", race.peers)
     base = Row(objective.label, race.budget, strategy.label, "nearopt")
     compared = settings["peer_seeds"]
     ours: Timing | None = None
@@ -695,7 +695,7 @@ def _race(races: list[Race], settings: dict[str, Any], folder: Path) -> Path:
 
 
 def _grow(settings: dict[str, Any], folder: Path) -> Path:
-    strategies = [catalogue.entry("strategy", name) for name in settings["grow"]]
+    strategies = catalogue.entries("strategy", settings["grow"])
     about, limit = provenance(), settings["grow_seconds"]
     rows: list[Growth] = []
 
