@@ -144,6 +144,9 @@ def _place(rows: list[dict[str, Any]], p: float) -> None:
     for r in rivals:
         behind = answer(r.pop("found"), EQUAL, r["p_best"]) == WORSE
         r["place"] = BEHIND if sure or behind else FIRST
-    # Where nobody leads, the next is not behind either: the tests differ in what they are corrected for.
+    # Where nobody leads, the next is not behind either, with all that tie: the tests differ in what they are
+    # corrected for.
     if not sure and all(r["place"] == BEHIND for r in rivals):
-        rivals[0]["place"] = FIRST
+        for r in rivals:
+            if np.isclose(r["difference"], rivals[0]["difference"], rtol=1e-9, atol=0):
+                r["place"] = FIRST

@@ -175,7 +175,7 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def programs(light: bool, hurried: bool = False) -> _Programs:
+def programs(light: bool, hurried: bool) -> _Programs:
     """The compiled functions; `light`: where compiling counts for more than running, `hurried`: where only
     compiling counts."""
     options = {} if jax.default_backend() != "cpu" else HURRIED if hurried else LIGHT if light else LESS

@@ -17,35 +17,6 @@ COLLECTING = "_xla_gc_callback"  # JAX's, at each garbage collection: what is ra
 EXIT = 130  # as shells have it: 128 and the signal's number
 
 
-class _Pressing(threading.Thread):
-    """Presses Ctrl-C again until the main thread has heard it. Once would not do: a signal between the
-    interpreter's last look at its signals and a system call that waits does not end that wait."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.owed = True
-        self.lock = threading.Lock()  # around a look at `owed` and the signal; no signal handler takes it
-
-    def stop(self) -> bool:
-        """Nothing is pressed from here on; whether it was still owed."""
-        with self.lock:
-            owed, self.owed = self.owed, False
-        time.sleep(0)  # a signal under way is delivered at the end of a system call at the latest
-        return owed
-
-    def run(self) -> None:
-        main = threading.main_thread().ident
-        while self.owed:
-            time.sleep(REPEAT)
-            with self.lock:
-                if not self.owed:
-                    return
-                if main is None or not hasattr(signal, "pthread_kill"):  # Windows
-                    _thread.interrupt_main()
-                else:
-                    signal.pthread_kill(main, signal.SIGINT)
-
-
 def _swallowed(frame: FrameType | None) -> bool:
     """Whether an exception raised here would be printed and lost."""
     while frame is not None:
@@ -56,14 +27,16 @@ def _swallowed(frame: FrameType | None) -> bool:
 
 
 class Heard:
-    """Within it Ctrl-C raises KeyboardInterrupt, once and wherever it falls.
+    """Within it Ctrl-C raises KeyboardInterrupt, once and wherever it falls: one that falls where it would be
+    swallowed, or as this ends without an error, is raised right after.
 
     A program that handles the signal itself keeps its handler, as does one that runs this in a thread."""
 
     def __init__(self) -> None:
         self.at: float | None = None  # when it was pressed
-        self.mine = False
-        self._pressing: _Pressing | None = None
+        self.mine = self.leaving = False
+        self.owed = False  # it was pressed and could not be heard
+        self._lock = threading.Lock()  # around a look at `owed` and the signal; no signal handler takes it
 
     def __enter__(self) -> Self:
         main = threading.current_thread() is threading.main_thread()
@@ -73,10 +46,13 @@ class Heard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        unheard = self._pressing is not None and self._pressing.stop()  # while our handler still stands
+        self.leaving = True  # from here on signals are noted only, until the handler is the usual one again
+        with self._lock:
+            unheard, self.owed = self.owed, False
+        time.sleep(0)  # a signal under way is delivered at the end of a system call at the latest
         if self.mine:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        if unheard and kind is None:
+        if (unheard or self.owed) and kind is None:
             raise KeyboardInterrupt
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:
@@ -85,15 +61,30 @@ class Heard:
 
     def _new(self, frame: FrameType | None) -> bool:
         """Whether a signal is to be heard here and now."""
-        if _swallowed(frame):
-            if self._pressing is None or not self._pressing.owed:
-                self._pressing = _Pressing()
-                self._pressing.start()
+        if not self.leaving and _swallowed(frame):
+            # One step, since another signal may come within this very function.
+            first, self.owed = not self.owed, True
+            if first:
+                threading.Thread(target=self._press, daemon=True).start()
             return False
-        if self._pressing is not None:
-            self._pressing.owed = False
         before, self.at = self.at, time.monotonic()
-        return before is None or self.at - before >= AGAIN
+        new = before is None or self.at - before >= AGAIN
+        self.owed = self.leaving and (self.owed or new)
+        return new and not self.leaving
+
+    def _press(self) -> None:
+        """Presses Ctrl-C again until the main thread has heard it. Once would not do: a signal between the
+        interpreter's last look at its signals and a system call that waits does not end that wait."""
+        main = threading.main_thread().ident
+        while True:
+            time.sleep(REPEAT)
+            with self._lock:
+                if not self.owed or self.leaving:
+                    return
+                if main is None or not hasattr(signal, "pthread_kill"):  # Windows
+                    _thread.interrupt_main()
+                else:
+                    signal.pthread_kill(main, signal.SIGINT)
 
 
 class Interrupts(Heard):

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from bench.contract import Probe, check_objective, check_strategy
+from bench.contract import HALF, Probe, check_objective, check_strategy
+from bench.drive import instance_key
 from bench.loop import host_factory
 from bench.protocols import NONE, Job, MissingData, MissingExtra
 from bench.space import Cube
@@ -146,6 +149,40 @@ def test_a_broken_strategy_is_found_with_its_job(fault, words):
         return Broken(fault, **settings)
 
     assert words in rules(check_strategy(factory))
+
+
+def test_both_kinds_of_instances_are_among_those_that_are_checked():
+    with jax.enable_x64(True):
+        finite = [bool(HALF.draw(instance_key(jnp.uint32(1000 + seed)))[1]) for seed in range(4)]
+    assert finite[2] and not finite[1] and not finite[3]
+
+
+class Gives(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fault", ["", "infinite"])
+def test_a_strategy_of_the_host_that_fails_where_all_diverges_is_found(fault):
+    class Host:
+        num_trials, needs, anytime = 6, frozenset(), True
+
+        def __init__(self, cube, max_epoch, budget, seed):
+            self.cube, self.max_epoch, self.n, self.lost = cube, max_epoch, 0, 0
+
+        def ask(self):
+            if self.n >= 6:
+                return Job(NONE, NONE, np.full(self.cube.width, 0.5, np.float32), 0)
+            self.n += 1
+            x = np.asarray(self.cube.fix(jnp.full((self.cube.width,), 0.3, jnp.float32)))
+            return Job(self.n - 1, NONE, x, self.max_epoch)
+
+        def tell(self, job, feedback):
+            self.lost += int(np.isinf(feedback.loss))
+            if fault and self.lost >= 2:
+                raise Gives("no loss to go by")
+
+    found = rules(check_strategy(Host))
+    assert ("Gives" in found) == bool(fault), found
 
 
 def test_a_sound_strategy_of_the_same_make_passes():
