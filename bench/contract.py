@@ -126,7 +126,7 @@ class TwoSlices:
         return state
 
 
-MANY = ", half of the instances without a finite loss"
+DIVERGES = ", half of the instances without a finite loss"
 HALF = Probe(diverging=0.5)  # seed 2 has losses, 1 and 3 have none
 
 
@@ -256,7 +256,7 @@ def _runs(factory, budget) -> Iterator[Violation]:
     for objective, workers in [(HALF, 3), (HALF, 1), (Probe(max_epoch=1), 1)]:
         if lacking(strategy.needs, objective.offers, objective.max_epoch):
             continue
-        where = f"max_epoch {objective.max_epoch}, {workers} worker(s){MANY * (objective is HALF)}"
+        where = f"max_epoch {objective.max_epoch}, {workers} worker(s){DIVERGES * (objective is HALF)}"
         try:
             # Beyond one block, where the strategy says that the width of its blocks does not matter.
             lanes = 66 if workers == 3 and getattr(strategy, "lanes", simulate.BLOCK) > simulate.BLOCK else 4
@@ -294,7 +294,7 @@ def _runs(factory, budget) -> Iterator[Violation]:
 
 def _host_strategy(factory, budget) -> Iterator[Violation]:
     for objective, workers in [(HALF, 1), (HALF, 3), (Probe(max_epoch=1), 1)]:
-        where = f"max_epoch {objective.max_epoch}, {workers} worker(s){MANY * (objective is HALF)}"
+        where = f"max_epoch {objective.max_epoch}, {workers} worker(s){DIVERGES * (objective is HALF)}"
         try:
             runs = [
                 loop.run(factory, objective, seeds=[2, 3], budget=budget, workers=workers).trace

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bench import leaders, measures, report, store
+from bench.inference import Interval
 from bench.page import leaders as shown
 from bench.page.budget import SURE, rows_at
 from bench.page.data import Page
@@ -282,3 +283,18 @@ def test_who_is_alone_on_its_cluster_is_compared_with_nobody(tmp_path):
         file.write_text('{"status": "failed"}')
     with pytest.raises(ValueError, match="no results that can be scored"):
         replicability.write(tmp_path)
+
+
+def test_who_ties_with_the_next_stands_beside_it():
+    """Two with the same runs, both behind by their own test, where nobody leads by the stricter one."""
+
+    def row(name, value):
+        found = Interval(value, value / 2, 2 * value, 9)
+        return {"strategy": name, "difference": value, "p_best": 0.01, "found": found}
+
+    rows = [{"strategy": "a"}, row("b", 0.1), row("c", 0.1), row("d", 0.2)]
+    leaders._place(rows, 0.2)
+    assert [r["place"] for r in rows] == [leaders.FIRST, leaders.FIRST, leaders.FIRST, leaders.BEHIND]
+    rows = [{"strategy": "a"}, row("b", 0.1), row("c", 0.1)]
+    leaders._place(rows, 0.01)
+    assert [r["place"] for r in rows] == [leaders.LEADS, leaders.BEHIND, leaders.BEHIND]
